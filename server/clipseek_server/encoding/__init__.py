@@ -1,0 +1,1 @@
+"""Bundles, tokenizing, decoding and preprocessing, ONNX sessions: from pictures and sentences to embeddings."""

@@ -1,0 +1,185 @@
+"""The model bundle: a folder with all that serving needs of a model.
+
+``vision.onnx`` (``pixels`` uint8 ``[batch, 3, height, width]`` -> ``embedding`` float32 ``[batch, dimension]``),
+``text.onnx`` (``input_ids`` and ``attention_mask`` int64 ``[batch, sequence]`` -> ``embedding``), ``tokenizer.json``
+(Hugging Face tokenizers) and ``bundle.json``, which this module describes. The exporter writes bundles, the server reads
+them. Scaling, mean and deviation, pooling, projection and L2 normalisation are inside the graphs.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipseek_server.errors import StartupError
+
+VISION_FILE = "vision.onnx"
+TEXT_FILE = "text.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_FILE = "bundle.json"
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PixelSpec(_Part):
+    """How a picture becomes the vision tower's input: geometry outside the graph, scaling inside it."""
+
+    height: int = Field(gt=0, description="Rows of the input.")
+    width: int = Field(gt=0, description="Columns of the input.")
+    resize: Literal["shortest_edge", "exact"] = Field(
+        description="shortest_edge: scale so that the shorter side is resize_to, then crop the centre; exact: scale both."
+    )
+    resize_to: int = Field(gt=0, description="Length of the shorter side after scaling; height and width when exact.")
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+    mean: tuple[float, float, float] = Field(description="Of the channels scaled to [0, 1]; applied in the graph.")
+    std: tuple[float, float, float] = Field(description="Of the channels scaled to [0, 1]; applied in the graph.")
+
+
+class PictureRule(_Part):
+    """What every picture goes through before the geometry."""
+
+    color: Literal["rgb"] = "rgb"
+    alpha: Literal["white"] = "white"
+    exif_orientation: Literal["applied"] = "applied"
+
+
+class Space(_Part):
+    """What makes two embeddings comparable. Its digest is the ``space_id``."""
+
+    family: str = Field(description="clip, starter, …")
+    weights_sha256: str = Field(description="Over the sorted source tensors: name, shape, fp32 bytes.")
+    constants: dict[str, float | int | str] = Field(default={}, description="What else joins the towers.")
+    pixels: PixelSpec
+    picture: PictureRule = PictureRule()
+    pooling: str = Field(description="How the text tower pools, e.g. argmax, first_eos, mean.")
+    tokenizer_sha256: str = Field(description="Over the canonical vocabulary, merges and normaliser.")
+
+    @property
+    def space_id(self) -> str:
+        """Lower-case hex SHA-256 of the canonical JSON (sorted keys, no spaces)."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class TextSpec(_Part):
+    """How texts become the text tower's input."""
+
+    context_length: int = Field(gt=0, description="Tokens a text may have, with the special ones.")
+    padding: Literal["longest", "context"] = Field(
+        description="longest: to the longest text of the batch, which changes no embedding; context: always to the full length."
+    )
+    pad_id: int = Field(description="The token to pad with; its attention_mask is 0.")
+
+
+class Similarity(_Part):
+    """How near two sets of embeddings of the same inputs are."""
+
+    count: int = Field(description="Inputs compared.")
+    cosine_min: float
+    cosine_mean: float
+    max_abs_difference: float
+
+
+class Agreement(_Part):
+    """What a precision cost one tower, against the same tower at fp32."""
+
+    similarity: Similarity
+    overlap_at_10: float | None = Field(description="Mean share of the 10 nearest that stay; None for too few inputs.")
+    weight_share: float = Field(description="Share of the tower's weights that the precision touched, in [0, 1].")
+
+
+class Source(_Part):
+    """Where the weights came from."""
+
+    id: str = Field(description="Hub id, folder name or package names.")
+    revision: str = Field(description="Commit or versions; empty when unknown.")
+    license: str
+
+
+class Golden(_Part):
+    """An input and its embedding, checked when the server starts."""
+
+    text: str | None = None
+    picture_seed: int | None = Field(default=None, description="For golden_pixels().")
+    embedding: tuple[float, ...]
+
+
+class Manifest(_Part):
+    """The content of ``bundle.json``."""
+
+    format: Literal[1] = 1
+    name: str
+    description: str
+    space_id: str
+    space: Space
+    text: TextSpec
+    dimension: int = Field(gt=0)
+    logit_scale: float = Field(description="Factor from cosine to logit; 0 when the model has none.")
+    precision: Precision
+    parity: dict[Literal["vision", "text"], Similarity] = Field(description="The fp32 graphs against the source model.")
+    agreement: dict[Literal["vision", "text"], Agreement] = Field(
+        default={}, description="This precision against fp32; empty at fp32."
+    )
+    source: Source
+    versions: dict[str, str] = Field(description="Packages that made the bundle.")
+    files: dict[str, str] = Field(description="SHA-256 of each file beside this one.")
+    golden: tuple[Golden, ...]
+
+    @property
+    def fp32_agreement(self) -> float:
+        """Lowest cosine of any tower's embeddings to those at fp32; 1 at fp32."""
+        return min((tower.similarity.cosine_min for tower in self.agreement.values()), default=1.0)
+
+
+def golden_pixels(seed: int, spec: PixelSpec) -> npt.NDArray[np.uint8]:
+    """A generated picture: coloured gradients, uint8 ``[3, height, width]``, the same on every machine."""
+    rows, columns = np.mgrid[0 : spec.height, 0 : spec.width].astype(np.int64)
+    channels = [
+        (rows * (3 + seed) + columns * (1 + channel) * 2 + 70 * channel + 37 * seed) // (1 + channel) % 256
+        for channel in range(3)
+    ]
+    return np.stack(channels).astype(np.uint8)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate ``bundle.json``; the files' checksums are ``verify_files``'s job.
+
+    Raises:
+        StartupError: The folder holds no bundle, or one that this version cannot read.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise StartupError(f"{folder} holds no model bundle ({MANIFEST_FILE} is missing); make one with scripts/export_onnx.py") from None
+    except (OSError, ValidationError) as error:
+        raise StartupError(f"{path} cannot be read: {error}") from error
+    if manifest.space.space_id != manifest.space_id:
+        raise StartupError(f"{path} is damaged: its space_id does not belong to its space; export it again")
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Lower-case hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare each file with its checksum.
+
+    Raises:
+        StartupError: A file is missing or differs.
+    """
+    for name in (VISION_FILE, TEXT_FILE, TOKENIZER_FILE):
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != manifest.files.get(name):
+            raise StartupError(f"{path} is missing or damaged; export the bundle again")

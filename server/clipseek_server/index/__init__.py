@@ -1,0 +1,1 @@
+"""Records and vectors over Milvus (Lite or a server), the filter language, and the resident copy."""

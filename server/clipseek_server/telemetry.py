@@ -1,0 +1,90 @@
+"""What one call is, how long it may take, and where its time went.
+
+One ``Call`` travels with each RPC through all rooms. Its stage times feed the response and the log line.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import structlog
+
+from clipseek_server.errors import DeadlineExceeded
+
+
+class Stage(StrEnum):
+    """A stage of a call, as in ``clipseek.v1.Timing``."""
+
+    DECODE = "decode"
+    QUEUE = "queue"
+    INFERENCE = "inference"
+    INDEX = "index"
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One RPC, or one item of a stream.
+
+    Attributes:
+        request_id: Names the call in logs and errors.
+        deadline: On ``time.monotonic``'s clock, in seconds; ``None`` means that the caller waits for ever.
+        bulk: Whether interactive work goes before it.
+        seconds: Time spent in each stage so far.
+    """
+
+    request_id: str = "-"
+    deadline: float | None = None
+    bulk: bool = False
+    started: float = field(default_factory=time.monotonic)
+    seconds: dict[Stage, float] = field(default_factory=dict)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call arrived."""
+        return time.monotonic() - self.started
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def check_deadline(self) -> None:
+        """Raise ``DeadlineExceeded`` once the deadline has passed; call it before anything that costs."""
+        if self.expired:
+            raise DeadlineExceeded("the deadline passed before the work was done; allow more time")
+
+    def spent(self, stage: Stage, seconds: float) -> None:
+        """Add ``seconds`` to a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Time a ``with`` block as part of ``stage``."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent(stage, time.monotonic() - begin)
+
+
+def configure_logging(level: str, *, json: bool) -> None:
+    """Send structured log lines to standard error, as JSON or for the eye."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if json else structlog.processors.StackInfoRenderer(),
+            structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+log = structlog.stdlib.get_logger("clipseek")
