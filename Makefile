@@ -1,0 +1,99 @@
+# `make` lists the targets. Everything is installed into .venv, from requirements.lock; nothing else is touched.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# torch is needed to export models and in tests, never to serve. It is not in the lock: see scripts/install_torch.py.
+TORCH := torch==2.13.0
+TORCH_FLAGS ?=
+
+PICTURES ?=
+PYTEST_ARGS ?=
+
+##@ Use
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nVariables: PICTURES=folder for run and demo, PYTEST_ARGS for test, PYTHON for the interpreter (3.11 or newer).\n'
+
+.PHONY: run
+run: install ## Get a model, start a server, import pictures, search them, and stay serving until Ctrl-C
+	@$(BIN)/python scripts/demo.py $(if $(PICTURES),--pictures "$(PICTURES)") --stay
+
+.PHONY: demo
+demo: install ## The same, but end with exit code 0 if the searches found what they should
+	@$(BIN)/python scripts/demo.py $(if $(PICTURES),--pictures "$(PICTURES)")
+
+##@ Develop
+.PHONY: install
+install: $(VENV)/.installed ## Make .venv with everything (the other targets do it too)
+
+.PHONY: test
+test: install ## Run all tests; PYTEST_ARGS="-k name" for some
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: install ## Check format, lint, types, layers, contract, stubs and lock files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python scripts/check_breaking.py
+	$(BIN)/python scripts/generate_stubs.py --check client
+	$(BIN)/python scripts/lock.py --check
+
+.PHONY: format
+format: install ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: proto
+proto: install ## Generate the Python stubs in client/clipseek/v1 from proto/
+	$(BIN)/python scripts/generate_stubs.py client
+
+.PHONY: lock
+lock: $(VENV)/.uv ## Write the lock files from pyproject.toml; LOCK_ARGS=--upgrade for the newest versions
+	$(BIN)/python scripts/lock.py $(LOCK_ARGS)
+
+.PHONY: clean
+clean: ## Remove .venv and caches; models and data stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each step leaves a stamp, so that a second run does nothing.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'clipseek needs Python 3.11 or newer: make PYTHON=python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'Python cannot make virtual environments here: sudo apt-get install python3-venv' >&2; exit 1; }
+	@echo '== Making $(VENV)'
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# uv itself comes from the lock too, checked by its hash like everything else.
+$(VENV)/.uv: $(VENV)/.made
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r $(VENV)/uv.lock
+	@touch $@
+
+$(VENV)/.locked: requirements.lock | $(VENV)/.uv
+	@echo '== Installing what requirements.lock pins'
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.locked scripts/install_torch.py
+	@echo '== Installing $(TORCH) for the CPU'
+	$(BIN)/python scripts/install_torch.py $(TORCH) $(TORCH_FLAGS)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
