@@ -31,7 +31,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches, one batch at a time.
+    """Runs items in batches, one batch at a time unless told otherwise.
 
     ``run`` gets the items of one batch, in the order in which they came within their class, and returns as many results
     in the same order. A result that is an exception fails its item alone; an exception raised fails the batch.
@@ -42,6 +42,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: Most items in a batch.
         max_queue: Most items that wait, of both classes together; one more is ``Overloaded``.
         stage: The stage that the run counts as; waiting always counts as ``Stage.QUEUE``.
+        workers: Most batches that run at a time.
         may_join: Whether an item may join a batch that already holds these; by default it always may. One that may not
             is first in the next batch.
     """
@@ -54,6 +55,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_queue: int,
         stage: Stage,
+        workers: int = 1,
         may_join: Callable[[Sequence[Item], Item], bool] | None = None,
     ) -> None:
         self._name = name
@@ -65,7 +67,8 @@ class Batcher(Generic[Item, Result]):
         self._interactive: deque[_Waiting[Item, Result]] = deque()
         self._bulk: deque[_Waiting[Item, Result]] = deque()
         self._batches_since_bulk = 0
-        self._worker: asyncio.Task[None] | None = None
+        self._max_workers = workers
+        self._workers: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -90,15 +93,16 @@ class Batcher(Generic[Item, Result]):
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} items wait); retry later")
         waiting = _Waiting[Item, Result](item, call, asyncio.get_running_loop().create_future())
         (self._bulk if call.bulk else self._interactive).append(waiting)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name=f"batcher-{self._name}")
+        self._workers = {worker for worker in self._workers if not worker.done()}
+        if len(self._workers) < self._max_workers:
+            self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
         return await waiting.future
 
     async def close(self) -> None:
         """Take nothing new, finish what waits, and return when it is done."""
         self._closed = True
-        if self._worker is not None:
-            await asyncio.wait([self._worker])
+        if self._workers:
+            await asyncio.wait(self._workers)
 
     def _drop_dead(self) -> None:
         for queue in (self._interactive, self._bulk):
@@ -148,7 +152,7 @@ class Batcher(Generic[Item, Result]):
             try:
                 results = await self._run([waiting.item for waiting in batch])
                 if len(results) != len(batch):
-                    raise RuntimeError(f"{self._name}: {len(batch)} items gave {len(results)} results")  # noqa: TRY301
+                    raise RuntimeError(f"{self._name}: {len(batch)} items gave {len(results)} results")
             except Exception as error:
                 results = [error] * len(batch)
             seconds = time.monotonic() - begin

@@ -1,0 +1,57 @@
+"""Decoding pictures off the event loop, a bounded number at a time."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from PIL import Image
+
+from clipseek_server.batching import Batcher
+from clipseek_server.encoding.bundle import PixelSpec
+from clipseek_server.encoding.pictures import DecodedPicture, decode_picture
+from clipseek_server.telemetry import Call, Stage
+
+
+class DecodePool:
+    """Threads that decode pictures.
+
+    At most ``threads`` pictures are decoded at a time, so memory is bounded by that many of the largest ones (about 12
+    bytes a pixel). Those of searches and single inserts go before bulk ones; one whose caller has gone or whose
+    deadline has passed is dropped before it is decoded.
+
+    Args:
+        threads: Pictures decoded at a time.
+        max_pixels: Largest picture, width times height.
+        max_queue: Pictures that may wait; one more is ``Overloaded``.
+    """
+
+    def __init__(self, threads: int, *, max_pixels: int, max_queue: int) -> None:
+        self._max_pixels = max_pixels
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._queue: Batcher[Callable[[], DecodedPicture], DecodedPicture] = Batcher(
+            "picture decoding", self._run, max_batch=1, max_queue=max_queue, stage=Stage.DECODE, workers=threads
+        )
+
+    async def decode(
+        self, data: bytes, spec: PixelSpec, call: Call, *, thumbnail: Callable[[Image.Image], bytes] | None = None
+    ) -> DecodedPicture:
+        """Decode a picture when its turn comes.
+
+        Raises:
+            InvalidImage: Not a whole picture of a supported format.
+            ImageTooLarge: Too many pixels.
+            Overloaded: Too many pictures wait.
+            DeadlineExceeded: The deadline passed before decoding began.
+        """
+        decode = partial(decode_picture, data, spec, max_pixels=self._max_pixels, thumbnail=thumbnail)
+        return await self._queue.submit(decode, call)
+
+    async def close(self) -> None:
+        """Finish what waits and end the threads."""
+        await self._queue.close()
+        self._threads.shutdown()
+
+    async def _run(self, pictures: Sequence[Callable[[], DecodedPicture]]) -> list[DecodedPicture]:
+        loop = asyncio.get_running_loop()
+        return [await loop.run_in_executor(self._threads, decode) for decode in pictures]

@@ -1,0 +1,196 @@
+"""From a picture's bytes to the pixels that a vision tower takes.
+
+What a picture means is decided here, and is part of a model's space: the orientation of its EXIF data is applied,
+transparency lies on white, everything becomes 8-bit RGB. ICC profiles are ignored, as every CLIP was trained to.
+Animations and books of pages give their first picture.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, features
+
+from clipseek_server.encoding.bundle import PixelSpec
+from clipseek_server.encoding.colors import to_rgb
+from clipseek_server.errors import ImageTooLarge, InvalidImage
+
+# Our own limit is exact and a setting; Pillow's is a global that warns. Set once: toggling a global is not thread-safe.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of oddities in pictures that it can read all the same; that is nothing an operator can act on.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Registers the plug-ins, once and before there are threads.
+Image.init()
+
+_MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+    "HEIF": "image/heic",
+}
+
+# Only these are ever tried: the rest of Pillow's formats are rare, and some start other programs (EPS).
+_FORMATS = tuple(
+    name
+    for name in _MEDIA_TYPES
+    if name in Image.OPEN and (name not in features.modules or features.check(name.lower()))
+)
+
+SUPPORTED_MEDIA_TYPES = tuple(_MEDIA_TYPES[name] for name in _FORMATS)
+"""What this server can decode."""
+
+MAX_SIDE = 65_535
+"""Longest side in pixels, JPEG's own limit. Pillow keeps a pointer for each row, so rows can cost more than pixels."""
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedPicture:
+    """A decoded picture, small whatever the size of the original.
+
+    Attributes:
+        pixels: uint8 ``[3, height, width]`` as the vision tower takes them.
+        width: Pixels of the original, after EXIF orientation.
+        height: Pixels of the original, after EXIF orientation.
+        media_type: What its bytes are, e.g. ``image/jpeg``.
+        thumbnail: A small JPEG; empty when none was asked for.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    media_type: str
+    thumbnail: bytes = b""
+
+
+def decode_picture(
+    data: bytes, spec: PixelSpec, *, max_pixels: int, thumbnail: Callable[[Image.Image], bytes] | None = None
+) -> DecodedPicture:
+    """Decode a picture. It takes up to about 12 bytes a pixel of the original while it works.
+
+    Args:
+        data: The picture's bytes, as uploaded.
+        spec: The vision tower's input.
+        max_pixels: Width times height at most.
+        thumbnail: Makes a thumbnail of the upright RGB picture.
+
+    Raises:
+        InvalidImage: Not a whole picture of a supported format.
+        ImageTooLarge: Too many pixels, by its header.
+    """
+    image = _open(data)
+    _check_size(image.size, max_pixels)
+    media_type = _MEDIA_TYPES["JPEG" if image.format == "MPO" else image.format or ""]
+    try:
+        image.load()
+        # A frame may reach beyond the canvas that the header named.
+        _check_size(image.size, max_pixels)
+        upright = to_rgb(_upright(image))
+    except ImageTooLarge:
+        raise
+    except Exception as error:
+        raise InvalidImage(f"the picture ({media_type}) cannot be decoded: {_explain(error)}") from error
+    del image
+    return DecodedPicture(
+        pixels=preprocess(upright, spec),
+        width=upright.width,
+        height=upright.height,
+        media_type=media_type,
+        thumbnail=thumbnail(upright) if thumbnail is not None else b"",
+    )
+
+
+def preprocess(image: Image.Image, spec: PixelSpec) -> npt.NDArray[np.uint8]:
+    """Scale and crop an RGB picture to uint8 ``[3, spec.height, spec.width]``.
+
+    It gives what scaling the whole picture and cropping its centre would, but scales only what the crop keeps: the
+    shorter side of a 1 x 50,000 picture at 224 would make 11 million rows.
+    """
+    width, height = image.size
+    box = (0.0, 0.0, float(width), float(height))
+    if spec.resize == "shortest_edge":
+        shorter = min(width, height)
+        scaled_width, scaled_height = (int(spec.resize_to * side / shorter) for side in (width, height))
+        left, top = (scaled_width - spec.width) // 2, (scaled_height - spec.height) // 2
+        across, down = width / scaled_width, height / scaled_height
+        box = (
+            left * across,
+            top * down,
+            min(width, (left + spec.width) * across),
+            min(height, (top + spec.height) * down),
+        )
+    scaled = image.resize((spec.width, spec.height), _RESAMPLING[spec.interpolation], box)
+    return np.ascontiguousarray(np.asarray(scaled).transpose(2, 0, 1))
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise InvalidImage("the picture is empty")
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Exception as error:
+        for name in _FORMATS:
+            accepts = Image.OPEN[name][1]
+            if accepts is not None and accepts(data[:16]) is True:
+                message = f"the picture begins like {_MEDIA_TYPES[name]}, but its header is damaged or cut off"
+                raise InvalidImage(message) from error
+        raise InvalidImage(f"not a picture of a supported format ({', '.join(SUPPORTED_MEDIA_TYPES)})") from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"the picture has {width} x {height} = {width * height} pixels, more than the limit of {max_pixels}; "
+            "scale it down",
+            width=str(width),
+            height=str(height),
+            max_pixels=str(max_pixels),
+        )
+    if max(size) > MAX_SIDE:
+        raise ImageTooLarge(
+            f"the picture is {width} x {height} pixels; no side may be longer than {MAX_SIDE}; scale it down or cut it",
+            width=str(width),
+            height=str(height),
+            max_side=str(MAX_SIDE),
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:
+        # Broken EXIF data do not make a bad picture: it is shown as it lies, as browsers do.
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _explain(error: Exception) -> str:
+    text = str(error)
+    # Pillow's messages are meant for programmers; some hold an object's address or a path.
+    if isinstance(error, OSError | SyntaxError | ValueError) and text.isprintable() and not set(text) & set("<>/\\'\""):
+        return text[:200]
+    return "its data are damaged"
