@@ -40,7 +40,8 @@ class Batcher(Generic[Item, Result]):
         name: For messages: what is full.
         run: Runs one batch. It must not block the event loop.
         max_batch: Most items in a batch.
-        max_queue: Most items that wait, of both classes together; one more is ``Overloaded``.
+        max_queue: Most interactive items that wait; one more is ``Overloaded``. Bulk is bounded by what lets it in: a
+            stream stops reading while its window is full.
         stage: The stage that the run counts as; waiting always counts as ``Stage.QUEUE``.
         workers: Most batches that run at a time.
         may_join: Whether an item may join a batch that already holds these; by default it always may. One that may not
@@ -73,7 +74,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """How many items wait."""
+        """How many items wait, of both classes."""
         return len(self._interactive) + len(self._bulk)
 
     async def submit(self, item: Item, call: Call) -> Result:
@@ -87,10 +88,10 @@ class Batcher(Generic[Item, Result]):
         if self._closed:
             raise NotServing("the server is shutting down; retry elsewhere or later")
         call.check_deadline()
-        if self.waiting >= self._max_queue:
+        if not call.bulk and len(self._interactive) >= self._max_queue:
             self._drop_dead()
-            if self.waiting >= self._max_queue:
-                raise Overloaded(f"the {self._name} queue is full ({self._max_queue} items wait); retry later")
+            if len(self._interactive) >= self._max_queue:
+                raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
         waiting = _Waiting[Item, Result](item, call, asyncio.get_running_loop().create_future())
         (self._bulk if call.bulk else self._interactive).append(waiting)
         self._workers = {worker for worker in self._workers if not worker.done()}
@@ -105,10 +106,9 @@ class Batcher(Generic[Item, Result]):
             await asyncio.wait(self._workers)
 
     def _drop_dead(self) -> None:
-        for queue in (self._interactive, self._bulk):
-            alive = [waiting for waiting in queue if self._is_alive(waiting)]
-            queue.clear()
-            queue.extend(alive)
+        alive = [waiting for waiting in self._interactive if self._is_alive(waiting)]
+        self._interactive.clear()
+        self._interactive.extend(alive)
 
     @staticmethod
     def _is_alive(waiting: _Waiting[Item, Result]) -> bool:

@@ -3,12 +3,24 @@
 Every setting is one field here; ``--help``, ``clipseek-server config`` and the README's table are made from them.
 """
 
+import argparse
+import json
 import os
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from clipseek_server.errors import StartupError
 
 MIB = 1024 * 1024
 
@@ -28,58 +40,133 @@ class Settings(BaseSettings):
     )
 
     # Where it listens and where things are.
-    listen: str = Field("127.0.0.1:50051", description="Address to listen on, HOST:PORT or unix:PATH. Loopback unless told otherwise: there is no authentication yet.")
+    listen: str = Field(
+        "127.0.0.1:50051",
+        description="Address to listen on, HOST:PORT or unix:PATH. Loopback unless told otherwise: there is no authentication yet.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder for Milvus Lite's files and the pictures' bytes.")
-    bundles: Annotated[list[Path], NoDecode] = Field([Path("bundles/default")], description="Model bundles to load, separated by commas; the first is the default.")
+    bundles: Annotated[list[Path], NoDecode] = Field(
+        [Path("bundles/default")], description="Model bundles to load, separated by commas; the first is the default."
+    )
     auto_create: bool = Field(True, description="Whether an insert makes the collection it names.")
 
     # Models.
-    providers: Annotated[list[str], NoDecode] = Field(["CPUExecutionProvider"], description="ONNX Runtime providers in order of preference, separated by commas. One that is asked for and not got is an error, unless a later one is got.")
-    threads: int = Field(0, ge=0, description="Threads of ONNX Runtime's shared pool and of the decode pool; 0 means one for each core that the process may use.")
-    vision_batch: int = Field(8, ge=1, le=256, description="Most pictures in one run. A search may wait for one run, so more helps bulk on a GPU and hurts searches on a CPU.")
+    providers: Annotated[list[str], NoDecode] = Field(
+        ["CPUExecutionProvider"],
+        description="ONNX Runtime providers in order of preference, separated by commas. One that is asked for and not got is an error, unless a later one is got.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of ONNX Runtime's shared pool and of the decode pool; 0 means one for each core that the process may use.",
+    )
+    vision_batch: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="Most pictures in one run. A search may wait for one run, so more helps bulk on a GPU and hurts searches on a CPU.",
+    )
     text_batch: int = Field(16, ge=1, le=256, description="Most texts in one run.")
-    queue_length: int = Field(256, ge=1, description="Items that may wait for each tower. More than a client would wait for is better refused at once.")
+    queue_length: int = Field(
+        256,
+        ge=1,
+        description="Items that may wait for each tower. More than a client would wait for is better refused at once.",
+    )
 
     # Milvus.
-    milvus_uri: str = Field("", description="URI of a Milvus server, e.g. http://milvus:19530; empty means Milvus Lite in the data folder.")
+    milvus_uri: str = Field(
+        "", description="URI of a Milvus server, e.g. http://milvus:19530; empty means Milvus Lite in the data folder."
+    )
     milvus_user: str = Field("", description="User of the Milvus server.")
     milvus_password: SecretStr = Field(SecretStr(""), description="Password of that user.")
     milvus_token: SecretStr = Field(SecretStr(""), description="API key, instead of user and password.")
     milvus_database: str = Field("", description="Database on the Milvus server; empty means its default.")
     milvus_tls_ca: Path | None = Field(None, description="PEM file of the authority to trust; with an https URI.")
-    milvus_timeout: float = Field(10.0, gt=0, description="Seconds that one call to Milvus may take before it counts as away.")
-    index_type: IndexType = Field("HNSW", description="Index of new collections on a Milvus server. On Milvus Lite vectors are searched in memory, exactly.")
+    milvus_timeout: float = Field(
+        10.0, gt=0, description="Seconds that one call to Milvus may take before it counts as away."
+    )
+    index_type: IndexType = Field(
+        "HNSW",
+        description="Index of new collections on a Milvus server. On Milvus Lite vectors are searched in memory, exactly.",
+    )
     ivf_nlist: int = Field(1024, ge=1, le=65536, description="IVF_FLAT: clusters.")
-    ivf_nprobe: int = Field(32, ge=1, le=65536, description="IVF_FLAT: clusters that a search looks into; at most nlist.")
+    ivf_nprobe: int = Field(
+        32, ge=1, le=65536, description="IVF_FLAT: clusters that a search looks into; at most nlist."
+    )
     hnsw_m: int = Field(16, ge=2, le=2048, description="HNSW: links of each node.")
     hnsw_ef_construction: int = Field(200, ge=8, description="HNSW: candidates while building.")
-    hnsw_ef: int = Field(128, ge=1, le=32768, description="HNSW: candidates while searching; raised to the hits asked for.")
-    consistency: Literal["bounded", "strong"] = Field("bounded", description="What searches, listings and counts do on a Milvus server unless a request says otherwise. Milvus Lite is always strong.")
-    resident_max_rows: int = Field(300_000, ge=0, description="With Milvus Lite: collections up to this size are kept in memory for searching (about 2.5 KB a picture at 512 dimensions); larger ones are searched by Milvus Lite, slowly.")
+    hnsw_ef: int = Field(
+        128, ge=1, le=32768, description="HNSW: candidates while searching; raised to the hits asked for."
+    )
+    consistency: Literal["bounded", "strong"] = Field(
+        "bounded",
+        description="What searches, listings and counts do on a Milvus server unless a request says otherwise. Milvus Lite is always strong.",
+    )
+    resident_max_rows: int = Field(
+        300_000,
+        ge=0,
+        description="With Milvus Lite: collections up to this size are kept in memory for searching (about 2.5 KB a picture at 512 dimensions); larger ones are searched by Milvus Lite, slowly.",
+    )
 
     # Limits.
-    max_message_bytes: int = Field(32 * MIB, ge=1 * MIB, le=1024 * MIB, description="Largest message to read. Cameras make pictures of up to about 25 MB.")
+    max_message_bytes: int = Field(
+        32 * MIB,
+        ge=1 * MIB,
+        le=1024 * MIB,
+        description="Largest message to read. Cameras make pictures of up to about 25 MB.",
+    )
     max_image_bytes: int = Field(30 * MIB, ge=1024, description="Largest picture; less than the largest message.")
-    max_image_pixels: int = Field(100_000_000, ge=1, description="Largest picture in pixels: 100 million are 300 MB while decoded, one in each decode thread.")
-    max_bytes_in_flight: int = Field(512 * MIB, ge=32 * MIB, description="Memory for messages with pictures that are being read or worked on; more waits, then is refused. Other messages get a quarter of it beside that.")
+    max_image_pixels: int = Field(
+        100_000_000,
+        ge=1,
+        description="Largest picture in pixels: 100 million are 300 MB while decoded, one in each decode thread.",
+    )
+    max_bytes_in_flight: int = Field(
+        512 * MIB,
+        ge=32 * MIB,
+        description="Memory for messages with pictures that are being read or worked on; more waits, then is refused. Other messages get a quarter of it beside that.",
+    )
     message_timeout: float = Field(60.0, gt=0, description="Seconds that a client may take to send one message.")
     max_bulk_streams: int = Field(16, ge=1, description="BulkInsert streams at a time.")
-    bulk_window: int = Field(64, ge=1, description="Items of one BulkInsert stream in work or with unread results; then the server stops reading.")
-    max_top_k: int = Field(1000, ge=1, le=10_000, description="Largest top_k; 1,000 records stay below gRPC's 4 MB for responses.")
-    max_top_k_with_mask: int = Field(100, ge=1, le=1000, description="Largest top_k, page or batch with thumbnails or embeddings in it; each adds up to 32 KB.")
-    max_offset_plus_top_k: int = Field(10_000, ge=1, le=16_384, description="Largest offset + top_k; Milvus itself ends at 16,384.")
+    bulk_window: int = Field(
+        64,
+        ge=1,
+        description="Items of one BulkInsert stream in work or with unread results; then the server stops reading.",
+    )
+    max_top_k: int = Field(
+        1000, ge=1, le=10_000, description="Largest top_k; 1,000 records stay below gRPC's 4 MB for responses."
+    )
+    max_top_k_with_mask: int = Field(
+        100,
+        ge=1,
+        le=1000,
+        description="Largest top_k, page or batch with thumbnails or embeddings in it; each adds up to 32 KB.",
+    )
+    max_offset_plus_top_k: int = Field(
+        10_000, ge=1, le=16_384, description="Largest offset + top_k; Milvus itself ends at 16,384."
+    )
     max_search_terms: int = Field(16, ge=1, le=256, description="Most terms of one Search.")
-    max_batch_items: int = Field(128, ge=1, le=4096, description="Most items of one EmbedText, EmbedImage or BulkInsert batch.")
+    max_batch_items: int = Field(
+        128, ge=1, le=4096, description="Most items of one EmbedText, EmbedImage or BulkInsert batch."
+    )
     max_batch_ids: int = Field(1000, ge=1, le=1000, description="Most ids of one BatchGetImages or BatchDeleteImages.")
     max_page_size: int = Field(1000, ge=1, le=1000, description="Largest page of ListImages.")
-    max_metadata_bytes: int = Field(2048, ge=2, le=65_536, description="Largest metadata of one image, as JSON; 1,000 of them fit in a response.")
+    max_metadata_bytes: int = Field(
+        2048, ge=2, le=65_536, description="Largest metadata of one image, as JSON; 1,000 of them fit in a response."
+    )
     max_text_characters: int = Field(10_000, ge=1, description="Longest text; models read far less.")
 
     # Housekeeping.
-    sweep_interval: float = Field(600.0, gt=0, description="Seconds between sweeps for bytes and generations that nothing names.")
-    sweep_grace: float = Field(3600.0, gt=0, description="Seconds that they are left alone; must be longer than any request lives.")
+    sweep_interval: float = Field(
+        600.0, gt=0, description="Seconds between sweeps for bytes and generations that nothing names."
+    )
+    sweep_grace: float = Field(
+        3600.0, gt=0, description="Seconds that they are left alone; must be longer than any request lives."
+    )
     drain_timeout: float = Field(30.0, ge=0, description="Seconds that calls in progress get to finish after SIGTERM.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log lines to write.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines to write."
+    )
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for the eye.")
 
     @model_validator(mode="before")
@@ -107,3 +194,64 @@ class Settings(BaseSettings):
     def cores(self) -> int:
         """Threads for each of the pools."""
         return self.threads or available_cores()
+
+
+def load_settings(arguments: Sequence[str], *, program: str) -> Settings:
+    """The effective settings: ``arguments`` over the environment over the file that ``--config`` names.
+
+    Exits with the list of all settings on ``--help``.
+
+    Raises:
+        ValidationError: A setting is unknown or out of range.
+        StartupError: The file cannot be read.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", default=os.environ.get("CLIPSEEK_CONFIG"))
+    known, rest = finder.parse_known_args(arguments)
+    file = Path(known.config) if known.config else None
+    if file is not None:
+        _check_toml(file)
+
+    class FromEverywhere(Settings):
+        model_config = SettingsConfigDict(
+            cli_parse_args=list(rest),
+            cli_prog_name=program,
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            toml_file=file,
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    FromEverywhere.__doc__ = "Settings; each can also be an environment variable: --data-dir is CLIPSEEK_DATA_DIR."
+    return FromEverywhere()
+
+
+def _check_toml(file: Path) -> None:
+    try:
+        with file.open("rb") as stream:
+            tomllib.load(stream)
+    except OSError as error:
+        raise StartupError(f"the settings file {file} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StartupError(f"the settings file {file} is not TOML: {error}") from error
+
+
+def settings_as_toml(settings: Settings) -> str:
+    """The settings as a TOML file, secrets masked."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        value = settings.model_dump(mode="json")[name]
+        lines.append(f"# {field.description}")
+        # JSON's strings, numbers, booleans and lists are TOML's too.
+        lines.append(f"{name} = {json.dumps(value)}" if value is not None else f"# {name} = not set")
+    return "\n".join(lines) + "\n"

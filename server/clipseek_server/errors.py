@@ -1,8 +1,8 @@
 """Domain errors.
 
-An error is raised once, where its cause is known, with a message for the user. ``rpc.errors`` alone turns it into a gRPC
-status with ``google.rpc`` details; nobody else builds a status. Each class knows its status ``code`` and its ``reason``
-(the name of a ``clipseek.v1.ErrorReason`` without the prefix).
+An error is raised once, where its cause is known, with a message for the user. ``rpc.errors`` alone turns it into a
+gRPC status with ``google.rpc`` details; nobody else builds a status. Each class knows its status ``code`` and its
+``reason`` (the name of a ``clipseek.v1.ErrorReason`` without the prefix).
 """
 
 from typing import ClassVar

@@ -17,12 +17,13 @@ from clipseek_server.errors import DeadlineExceeded
 
 
 class Stage(StrEnum):
-    """A stage of a call, as in ``clipseek.v1.Timing``."""
+    """A stage of a call; ``clipseek.v1.Timing`` has those that clients see."""
 
     DECODE = "decode"
     QUEUE = "queue"
     INFERENCE = "inference"
     INDEX = "index"
+    STORE = "store"
 
 
 @dataclass(slots=True, eq=False)

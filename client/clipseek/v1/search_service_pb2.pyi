@@ -43,7 +43,7 @@ class InsertRequest(_message.Message):
     """What to do when the id is taken."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Metadata to keep beside it; absent leaves what is stored, or stores none. Nesting is limited to 16 levels."""
+        """Metadata to keep beside it, nested at most 16 levels. Absent keeps what is stored with the same bytes, else stores none."""
 
     def __init__(
         self,

@@ -64,18 +64,31 @@ class CollectionIndex(Protocol):
         """As ``get``, with the vectors."""
 
     async def upsert(self, row: Row, call: Call) -> None:
-        """Write a row; it is durable, and seen by searches as invariant 4 says, on return. Rows that wait go together."""
+        """Write a row; on return it is durable, and with Milvus Lite seen by searches. Rows that wait go together."""
 
     async def delete(self, image_ids: Sequence[str], call: Call) -> None:
         """Delete rows; ids without a record do not matter."""
 
     async def search(
-        self, vector: Vector, limit: int, call: Call, *, filter: Filter | None, effort: Effort, strong: bool  # noqa: A002
+        self,
+        vector: Vector,
+        limit: int,
+        call: Call,
+        *,
+        filter: Filter | None,
+        effort: Effort,
+        strong: bool,
     ) -> list[Match]:
         """The nearest records, best first, ties by id; ``EffortNotServed`` where the index cannot."""
 
     async def page(
-        self, after: str, limit: int, call: Call, *, filter: Filter | None, strong: bool  # noqa: A002
+        self,
+        after: str,
+        limit: int,
+        call: Call,
+        *,
+        filter: Filter | None,
+        strong: bool,
     ) -> list[Record]:
         """At most ``limit`` records with ids greater than ``after``, in the order of the ids; fewer only at the end."""
 
@@ -96,6 +109,18 @@ class Index(Protocol):
     @property
     def engine_version(self) -> str:
         """Empty until Milvus answered once."""
+
+    @property
+    def index_type(self) -> str:
+        """How new collections are indexed: ``FLAT``, ``IVF_FLAT``, ``HNSW`` or ``AUTOINDEX``."""
+
+    @property
+    def index_params(self) -> dict[str, str]:
+        """The parameters of that index."""
+
+    @property
+    def default_consistency(self) -> str:
+        """``bounded`` or ``strong``: what an unspecified consistency means in searches and listings."""
 
     async def ping(self) -> None:
         """Raise ``IndexUnavailable`` unless Milvus answers."""

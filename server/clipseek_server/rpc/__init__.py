@@ -1,1 +1,1 @@
-"""The gRPC edge: servicers, validation and the mapping of errors. It knows no model, no Milvus and no picture library."""
+"""The gRPC edge: servicers, validation, the mapping of errors. No model, no Milvus, no picture library here."""

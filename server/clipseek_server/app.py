@@ -1,0 +1,213 @@
+"""The composition root: builds everything, starts it, drains it, stops it."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+
+from clipseek_server.catalog.checks import Checks
+from clipseek_server.catalog.collections import Collections
+from clipseek_server.catalog.images import Images
+from clipseek_server.catalog.inserts import Inserts
+from clipseek_server.catalog.models import Models
+from clipseek_server.catalog.rebuilds import Rebuilds
+from clipseek_server.catalog.searches import Searches
+from clipseek_server.catalog.sweeper import Sweeper
+from clipseek_server.config import Settings
+from clipseek_server.encoding.decoding import DecodePool
+from clipseek_server.encoding.model import LoadedModel
+from clipseek_server.errors import ClipseekError, StartupError
+from clipseek_server.images.folder import FolderStore
+from clipseek_server.images.thumbnails import make_thumbnail
+from clipseek_server.index.milvus import MilvusIndex
+from clipseek_server.rpc.admin_service import AdminService
+from clipseek_server.rpc.admission import ByteBudget, StreamLimit
+from clipseek_server.rpc.bulk_insert import BulkInserts
+from clipseek_server.rpc.collection_service import CollectionService
+from clipseek_server.rpc.edge import Edge, EdgeLimits
+from clipseek_server.rpc.embedding_service import EmbeddingService
+from clipseek_server.rpc.info_service import InfoService
+from clipseek_server.rpc.search_service import SearchService
+from clipseek_server.rpc.server import Health, make_server
+from clipseek_server.telemetry import log
+
+HEALTH_INTERVAL = 2.0
+"""Seconds between looks at Milvus."""
+
+BUDGET_LINE = 1024
+"""Calls that may wait for a share of the memory budget."""
+
+BUDGET_PATIENCE = 1.0
+"""Seconds that they wait; longer, and another server had better be asked."""
+
+NEEDS_INDEX = ("", "SearchService", "CollectionService", "AdminService")
+"""Health entries that need Milvus; the others serve as soon as the models are loaded."""
+
+
+class Server:
+    """A running server.
+
+    ``async with Server(settings) as server`` starts it; leaving drains and stops it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.address = ""
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Server":
+        """Load, connect, listen.
+
+        Raises:
+            StartupError: A bundle, the data folder, Milvus Lite or the address cannot be used.
+        """
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Read nothing new, finish what was read, let go of everything."""
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        decode_pool = DecodePool(settings.cores, max_pixels=settings.max_image_pixels, max_queue=settings.queue_length)
+        stack.push_async_callback(decode_pool.close)
+        models = Models(await self._load_models(stack, decode_pool))
+        index = await MilvusIndex.connect(settings)
+        stack.push_async_callback(index.close)
+        store = await asyncio.to_thread(_open_store, settings.data_dir)
+        stack.push_async_callback(store.close)
+
+        collections = Collections(index, models, auto_create=settings.auto_create)
+        inserts = Inserts(collections, store)
+        rebuilds = Rebuilds(collections, index, store)
+        stack.push_async_callback(rebuilds.close)
+        sweeper = Sweeper(index, store, grace=settings.sweep_grace, interval=settings.sweep_interval)
+
+        # Bytes younger than the grace time are left alone, so no write may live that long.
+        max_call_seconds = settings.sweep_grace / 2
+        edge = Edge(
+            EdgeLimits(settings.max_message_bytes, settings.message_timeout, max_call_seconds),
+            pictures=_budget(settings.max_bytes_in_flight),
+            others=_budget(settings.max_bytes_in_flight // 4),
+        )
+        streams = StreamLimit(settings.max_bulk_streams)
+        bulk_inserts = BulkInserts(inserts, settings, streams, edge.draining, max_call_seconds)
+        search = SearchService(
+            inserts,
+            Searches(collections, store),
+            Images(collections, store, max_metadata_bytes=settings.max_metadata_bytes),
+            settings,
+            strong_by_default=index.default_consistency == "strong",
+        )
+        server, health = make_server(
+            edge,
+            [
+                ("SearchService", (search, bulk_inserts)),
+                ("EmbeddingService", (EmbeddingService(models, settings),)),
+                ("CollectionService", (CollectionService(collections, rebuilds),)),
+                ("AdminService", (AdminService(rebuilds, Checks(index, store)),)),
+                ("InfoService", (InfoService(version("clipseek"), models, index, settings),)),
+            ],
+            max_message_bytes=settings.max_message_bytes,
+        )
+        self.address = _bind(server, settings.listen)
+        for service in ("EmbeddingService", "InfoService"):
+            await health.set(service, serving=True)
+        watch = _IndexWatch(index, health)
+        await watch.look()
+        await server.start()
+        stack.push_async_callback(self._drain, server, edge, health)
+        for coroutine in (watch.run(), sweeper.run()):
+            task = asyncio.create_task(coroutine)
+            stack.push_async_callback(_cancel, task)
+        log.info("serving", address=self.address, models=[model.manifest.name for model in models], index=index.engine)
+
+    async def _load_models(self, stack: AsyncExitStack, decode_pool: DecodePool) -> Sequence[LoadedModel]:
+        models = []
+        for folder in self.settings.bundles:
+            log.info("loading model", bundle=str(folder))
+            model = await asyncio.to_thread(
+                LoadedModel.load, folder, self.settings, decode_pool, thumbnail=make_thumbnail
+            )
+            stack.push_async_callback(model.close)
+            models.append(model)
+        return models
+
+    async def _drain(self, server: grpc.aio.Server, edge: Edge, health: Health) -> None:
+        log.info("draining", seconds=self.settings.drain_timeout)
+        edge.draining.set()
+        await health.drain()
+        await server.stop(self.settings.drain_timeout)
+        log.info("stopped")
+
+
+class _IndexWatch:
+    """Keeps the health entries that need Milvus honest."""
+
+    def __init__(self, index: MilvusIndex, health: Health) -> None:
+        self._index = index
+        self._health = health
+        self._answers: bool | None = None
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL)
+            await self.look()
+
+    async def look(self) -> None:
+        try:
+            await self._index.ping()
+            answers = True
+        except ClipseekError as error:
+            answers = False
+            if self._answers is not False:
+                log.warning("Milvus does not answer; retrying", reason=error.message)
+        if answers and self._answers is False:
+            log.info("Milvus answers again")
+        if answers != self._answers:
+            self._answers = answers
+            for service in NEEDS_INDEX:
+                await self._health.set(service, serving=answers)
+
+
+def _budget(total: int) -> ByteBudget:
+    return ByteBudget(total, max_waiting=BUDGET_LINE, patience=BUDGET_PATIENCE)
+
+
+def _open_store(data_dir: Path) -> FolderStore:
+    try:
+        return FolderStore(data_dir / "images")
+    except OSError as error:
+        raise StartupError(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {listen}: is another server running there? Choose another address with --listen"
+        ) from error
+    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Server(settings):
+        await stop.wait()

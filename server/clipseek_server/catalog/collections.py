@@ -1,0 +1,134 @@
+"""Collections: opening, making, describing, dropping."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from clipseek_server.catalog.concurrency import KeyedLocks, WriteGates
+from clipseek_server.catalog.interfaces import CollectionIndex, Index, Model
+from clipseek_server.catalog.models import Models
+from clipseek_server.errors import CollectionExists, CollectionGone, CollectionNotFound
+from clipseek_server.index.records import CollectionInfo
+from clipseek_server.telemetry import Call
+
+T = TypeVar("T")
+
+DEFAULT_COLLECTION = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionView:
+    """A collection as users see it.
+
+    Attributes:
+        info: What the index says of it.
+        model: The model that serves it, if one is loaded.
+        image_count: How many pictures it holds.
+    """
+
+    info: CollectionInfo
+    model: Model | None
+    image_count: int
+
+
+class Collections:
+    """All collections, and the order among their writes."""
+
+    def __init__(self, index: Index, models: Models, *, auto_create: bool) -> None:
+        self._index = index
+        self._auto_create = auto_create
+        self.models = models
+        self.gates = WriteGates()
+        self.locks = KeyedLocks()
+
+    async def read(self, name: str, operation: Callable[[CollectionIndex], Awaitable[T]]) -> T:
+        """Run an operation on a collection that must be there, once more if it was dropped or rebuilt meanwhile.
+
+        Raises:
+            CollectionNotFound: There is none of that name.
+        """
+        try:
+            return await operation(await self._index.open(name))
+        except CollectionGone:
+            return await operation(await self._index.open(name))
+
+    async def write(
+        self, name: str, operation: Callable[[CollectionIndex], Awaitable[T]], *, create: bool = False
+    ) -> T:
+        """As ``read``, as one of the collection's writers.
+
+        Args:
+            name: The collection.
+            operation: What to do; may run twice.
+            create: Whether to make the collection if it is not there and the settings allow it.
+
+        Raises:
+            CollectionHeld: It is being rebuilt or dropped.
+            CollectionNotFound: There is none of that name.
+        """
+        async with self.gates.writing(name):
+            try:
+                return await operation(await self._open_or_create(name, create=create))
+            except CollectionGone:
+                return await operation(await self._open_or_create(name, create=create))
+
+    async def _open_or_create(self, name: str, *, create: bool) -> CollectionIndex:
+        try:
+            return await self._index.open(name)
+        except CollectionNotFound:
+            if not (create and self._auto_create):
+                raise
+        collection, _ = await self._make(name, self.models.default)
+        return collection
+
+    async def _make(self, name: str, model: Model) -> tuple[CollectionIndex, bool]:
+        manifest = model.manifest
+        return await self._index.create(
+            name, space_id=manifest.space_id, precision=manifest.precision, dimension=manifest.dimension
+        )
+
+    async def create(self, name: str, model_name: str, call: Call) -> CollectionView:
+        """Make an empty collection.
+
+        Raises:
+            CollectionExists: There is one of that name.
+            ModelNotFound: The model is not loaded.
+        """
+        model = self.models.named(model_name)
+        async with self.gates.writing(name):
+            collection, made = await self._make(name, model)
+        if not made:
+            raise CollectionExists(f"collection {name!r} exists already", field="collection", collection=name)
+        return await self._view(collection, call)
+
+    async def describe(self, name: str, call: Call) -> CollectionView:
+        """Describe one collection; ``CollectionNotFound`` without one."""
+        return await self.read(name, lambda collection: self._view(collection, call))
+
+    async def page(self, after: str, limit: int, call: Call) -> list[CollectionView]:
+        """At most ``limit`` collections with names greater than ``after``."""
+        views: list[CollectionView] = []
+        for name in await self._index.names():
+            if name > after and len(views) < limit:
+                try:
+                    views.append(await self.describe(name, call))
+                except CollectionNotFound:
+                    continue  # dropped meanwhile
+        return views
+
+    async def _view(self, collection: CollectionIndex, call: Call) -> CollectionView:
+        count = await collection.count(call, strong=False)
+        return CollectionView(collection.info, self.models.serving(collection.info), count)
+
+    async def delete(self, name: str, call: Call) -> int:
+        """Drop a collection and return how many pictures it held. The sweep removes their bytes later.
+
+        Raises:
+            CollectionNotFound: There is none of that name.
+            CollectionHeld: It is being rebuilt.
+        """
+        async with self.gates.holding(name):
+            count = await self.read(name, lambda collection: collection.count(call, strong=True))
+            call.check_deadline()
+            await self._index.drop(name)
+        return count

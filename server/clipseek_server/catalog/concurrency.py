@@ -1,0 +1,108 @@
+"""Order among the writes of one server: one image id at a time, and none at all while a collection is held."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Hashable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+from clipseek_server.errors import CollectionHeld
+
+T = TypeVar("T")
+
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once; the first error cancels the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def uninterrupted(awaitable: Awaitable[T]) -> T:
+    """Await to the end even when the caller is cancelled, so that a lock outlives the write that it guards."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+class KeyedLocks:
+    """One lock for each key in use."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Hashable, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: Hashable) -> AsyncIterator[None]:
+        """Hold the lock of one key."""
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
+
+    @asynccontextmanager
+    async def hold_all(self, uid: str, image_ids: Iterable[str]) -> AsyncIterator[None]:
+        """Hold the locks of many ids of a collection, in one order, so that callers cannot wait in a circle."""
+        async with AsyncExitStack() as stack:
+            for image_id in sorted(set(image_ids)):
+                await stack.enter_async_context(self.hold((uid, image_id)))
+            yield
+
+
+class WriteGates:
+    """Lets the writes of a collection through, or holds them while it is rebuilt or dropped."""
+
+    def __init__(self) -> None:
+        self._writers: dict[str, int] = {}
+        self._held: set[str] = set()
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def writing(self, name: str) -> AsyncIterator[None]:
+        """Be one of the writers of a collection.
+
+        Raises:
+            CollectionHeld: Writes are held.
+        """
+        if name in self._held:
+            raise CollectionHeld(
+                f"writes to collection {name!r} are held while it is rebuilt; retry later", collection=name
+            )
+        self._writers[name] = self._writers.get(name, 0) + 1
+        try:
+            yield
+        finally:
+            self._writers[name] -= 1
+            if not self._writers[name]:
+                del self._writers[name]
+                if name in self._held:
+                    async with self._changed:
+                        self._changed.notify_all()
+
+    @asynccontextmanager
+    async def holding(self, name: str) -> AsyncIterator[None]:
+        """Hold the writes of a collection; begins when those under way are done.
+
+        Raises:
+            CollectionHeld: Somebody else holds them.
+        """
+        if name in self._held:
+            raise CollectionHeld(f"collection {name!r} is being rebuilt or dropped; retry later", collection=name)
+        self._held.add(name)
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: name not in self._writers)
+            yield
+        finally:
+            self._held.discard(name)

@@ -1,0 +1,65 @@
+"""Records with what a read mask asks for beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipseek_server.catalog.concurrency import gather
+from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore
+from clipseek_server.images.blobs import thumbnail_key
+from clipseek_server.index.records import Record, Vector
+from clipseek_server.telemetry import Call
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMask:
+    """What to read beside the records."""
+
+    thumbnail: bool = False
+    embedding: bool = False
+
+
+NOTHING_MORE = ReadMask()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """A record as users see it.
+
+    Attributes:
+        record: The record.
+        collection: The name of its collection.
+        space_id: The space of its vector.
+        thumbnail: JPEG; empty when not asked for or not there.
+        vector: The stored embedding; ``None`` when not asked for.
+    """
+
+    record: Record
+    collection: str
+    space_id: str
+    thumbnail: bytes = b""
+    vector: Vector | None = None
+
+
+async def view_images(
+    records: Sequence[Record],
+    mask: ReadMask,
+    collection: CollectionIndex,
+    store: ImageStore,
+    call: Call,
+    *,
+    strong: bool,
+) -> list[ImageView]:
+    """Add to records what the mask asks for; a record that is deleted meanwhile stays, without a vector."""
+    rows = await collection.get_rows([r.image_id for r in records], call, strong=strong) if mask.embedding else {}
+
+    async def view(record: Record) -> ImageView:
+        row = rows.get(record.image_id)
+        return ImageView(
+            record=record,
+            collection=collection.info.name,
+            space_id=collection.info.space_id,
+            thumbnail=(await store.get(thumbnail_key(record.blob_key)) or b"") if mask.thumbnail else b"",
+            vector=row.vector if row else None,
+        )
+
+    return await gather(view(record) for record in records)
