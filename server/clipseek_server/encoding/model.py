@@ -1,0 +1,219 @@
+"""A loaded bundle: pictures and texts in, embeddings out."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clipseek_server.batching import Batcher
+from clipseek_server.config import Settings
+from clipseek_server.encoding.bundle import (
+    TEXT_FILE,
+    TOKENIZER_FILE,
+    VISION_FILE,
+    Golden,
+    Manifest,
+    golden_pixels,
+    read_manifest,
+    verify_files,
+)
+from clipseek_server.encoding.decoding import DecodePool
+from clipseek_server.encoding.pictures import DecodedPicture
+from clipseek_server.encoding.sessions import GraphSession
+from clipseek_server.encoding.texts import EmbeddedText
+from clipseek_server.encoding.tokenizing import TextTokenizer
+from clipseek_server.errors import StartupError
+from clipseek_server.telemetry import Call, Stage
+
+Vector = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+GOLDEN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
+"""How near a golden embedding must be: other processors round differently, most of all the quantised ones."""
+
+
+class LoadedModel:
+    """A bundle that serves. It implements the domain's ``Model``.
+
+    Make one with ``load``.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        vision: GraphSession,
+        text: GraphSession,
+        tokenizer: TextTokenizer,
+        settings: Settings,
+        decode_pool: DecodePool,
+        thumbnail: Callable[[Image.Image], bytes],
+    ) -> None:
+        self._manifest = manifest
+        self._vision = vision
+        self._text = text
+        self._tokenizer = tokenizer
+        self._decode_pool = decode_pool
+        self._thumbnail = thumbnail
+        self._vision_tower = _Tower(
+            "picture", self._run_vision, max_batch=settings.vision_batch, max_queue=settings.queue_length
+        )
+        self._text_tower = _Tower(
+            "text", self._run_text, max_batch=settings.text_batch, max_queue=settings.queue_length
+        )
+
+    @classmethod
+    def load(
+        cls, folder: Path, settings: Settings, decode_pool: DecodePool, *, thumbnail: Callable[[Image.Image], bytes]
+    ) -> Self:
+        """Load a bundle, check it and warm it up. It blocks for seconds: call it on a thread.
+
+        Args:
+            folder: The bundle.
+            settings: For providers, threads, batches and queues.
+            decode_pool: Decodes the pictures; all models share one.
+            thumbnail: Makes a thumbnail of an upright RGB picture.
+
+        Raises:
+            StartupError: The bundle is missing or damaged, its golden pairs do not hold, or a provider was not got.
+        """
+        manifest = read_manifest(folder)
+        verify_files(folder, manifest)
+        vision = GraphSession(folder / VISION_FILE, settings.providers, settings.cores)
+        text = GraphSession(folder / TEXT_FILE, settings.providers, settings.cores)
+        tokenizer = TextTokenizer(folder / TOKENIZER_FILE, manifest.text)
+        model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
+        for golden in manifest.golden:
+            model._check(golden)
+        model._warm(settings.vision_batch, settings.text_batch)
+        return model
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._manifest
+
+    @property
+    def vision_providers(self) -> Sequence[str]:
+        """The ONNX Runtime providers that the vision session got."""
+        return self._vision.providers
+
+    @property
+    def text_providers(self) -> Sequence[str]:
+        """The ONNX Runtime providers that the text session got."""
+        return self._text.providers
+
+    async def decode(self, data: bytes, call: Call, *, thumbnail: bool) -> DecodedPicture:
+        """Decode a picture off the event loop.
+
+        Raises:
+            InvalidImage: Not a whole picture of a supported format.
+            ImageTooLarge: Too many pixels, by its header.
+            Overloaded: Too many pictures wait to be decoded.
+            DeadlineExceeded: The deadline passed before decoding began.
+        """
+        make = self._thumbnail if thumbnail else None
+        return await self._decode_pool.decode(data, self._manifest.space.pixels, call, thumbnail=make)
+
+    async def embed_picture(self, pixels: Pixels, call: Call) -> Vector:
+        """Embed uint8 ``[3, height, width]``: float32 ``[dimension]``, L2-normalised.
+
+        Raises:
+            Overloaded: The queue is full.
+            DeadlineExceeded: The deadline passed before the run.
+        """
+        return await self._vision_tower.submit(pixels, call)
+
+    async def embed_text(self, text: str, call: Call) -> EmbeddedText:
+        """Embed a text; one that is longer than the context is truncated, and the result says so.
+
+        Raises:
+            Overloaded: The queue is full.
+            DeadlineExceeded: The deadline passed before the run.
+        """
+        return await self._text_tower.submit(text, call)
+
+    async def close(self) -> None:
+        """Finish what waits and end the threads. The decode pool stays."""
+        await asyncio.gather(self._vision_tower.close(), self._text_tower.close())
+
+    def _run_vision(self, pictures: Sequence[Pixels]) -> list[Vector | Exception]:
+        embeddings = self._vision.run(pixels=np.stack(pictures))
+        return [_finite(vector) for vector in embeddings]
+
+    def _run_text(self, texts: Sequence[str]) -> list[EmbeddedText | Exception]:
+        tokenized = [self._tokenizer.tokenize(text) for text in texts]
+        input_ids, attention_mask = self._tokenizer.pad(tokenized)
+        embeddings = self._text.run(input_ids=input_ids, attention_mask=attention_mask)
+        results: list[EmbeddedText | Exception] = []
+        for vector, tokens in zip(embeddings, tokenized, strict=True):
+            checked = _finite(vector)
+            results.append(checked if isinstance(checked, Exception) else EmbeddedText(checked, tokens.truncated))
+        return results
+
+    def _check(self, golden: Golden) -> None:
+        result: Vector | EmbeddedText | Exception
+        if golden.text is not None:
+            what = f"the text {golden.text!r}"
+            result = self._run_text([golden.text])[0]
+        elif golden.picture_seed is not None:
+            what = f"the generated picture {golden.picture_seed}"
+            result = self._run_vision([golden_pixels(golden.picture_seed, self._manifest.space.pixels)])[0]
+        else:
+            return
+        if isinstance(result, Exception):
+            raise StartupError(f"the model {self._manifest.name!r} fails at {what}: {result}") from result
+        vector = result.vector if isinstance(result, EmbeddedText) else result
+        expected = np.array(golden.embedding, np.float32)
+        if vector.shape != expected.shape:
+            raise StartupError(
+                f"the model {self._manifest.name!r} makes embeddings of {vector.size} numbers, its golden ones have "
+                f"{expected.size}; export the bundle again"
+            )
+        cosine = float(vector @ expected / (np.linalg.norm(vector) * np.linalg.norm(expected)))
+        limit = GOLDEN_COSINE[self._manifest.precision]
+        if not cosine >= limit:
+            raise StartupError(
+                f"the model {self._manifest.name!r} does not give what it gave when it was exported: for {what} the "
+                f"cosine to the golden embedding is {cosine:.5f}, below {limit}; export the bundle again on this kind "
+                "of machine"
+            )
+
+    def _warm(self, vision_batch: int, text_batch: int) -> None:
+        """Run the largest batches once, so that no caller waits for memory to be taken."""
+        self._run_vision([golden_pixels(0, self._manifest.space.pixels)] * vision_batch)
+        self._run_text(["a" + " a" * self._manifest.text.context_length] * text_batch)
+
+
+class _Tower(Generic[Item, Result]):
+    """A queue and the one thread that runs its batches."""
+
+    def __init__(
+        self, name: str, run: Callable[[Sequence[Item]], list[Result | Exception]], *, max_batch: int, max_queue: int
+    ) -> None:
+        self._run = run
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-tower")
+        self._batcher: Batcher[Item, Result] = Batcher(
+            name, self._run_on_thread, max_batch=max_batch, max_queue=max_queue, stage=Stage.INFERENCE
+        )
+
+    async def submit(self, item: Item, call: Call) -> Result:
+        return await self._batcher.submit(item, call)
+
+    async def close(self) -> None:
+        await self._batcher.close()
+        self._thread.shutdown()
+
+    async def _run_on_thread(self, items: Sequence[Item]) -> list[Result | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+
+
+def _finite(vector: Vector) -> Vector | Exception:
+    # A copy: a view would keep the whole batch alive as long as any of its vectors.
+    return vector.copy() if np.isfinite(vector).all() else ValueError("the model gave an embedding that is not finite")

@@ -1,0 +1,91 @@
+"""ONNX Runtime: opening a graph on the providers asked for, and running it."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from clipseek_server.errors import StartupError
+
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+_ERRORS_ONLY = 3
+
+
+class GraphSession:
+    """One tower's graph, ready to run.
+
+    Args:
+        path: The ONNX file.
+        providers: ONNX Runtime's execution providers in order of preference.
+        threads: Threads that one run may use.
+
+    Raises:
+        StartupError: The graph cannot be loaded, or a provider was not got and no later one either.
+    """
+
+    def __init__(self, path: Path, providers: Sequence[str], threads: int) -> None:
+        check_runtime()
+        available = ort.get_available_providers()
+        wanted = [provider for provider in providers if provider in available]
+        if not wanted:
+            raise StartupError(_not_got(providers, available))
+        try:
+            self._session = ort.InferenceSession(str(path), _options(threads), providers=wanted)
+        except Exception as error:
+            raise StartupError(f"{path} cannot be loaded: {error}") from error
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        """What the session really got."""
+        # ONNX Runtime falls back to the CPU without a word.
+        if not set(self.providers) & set(providers):
+            raise StartupError(_not_got(providers, self.providers))
+
+    def run(self, **inputs: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Run a batch: float32 ``[batch, dimension]``. It blocks and lets go of the GIL."""
+        (embeddings,) = self._session.run(["embedding"], inputs)
+        result: npt.NDArray[np.float32] = np.asarray(embeddings, np.float32)
+        return result
+
+
+def check_runtime() -> None:
+    """Refuse an environment with both of ONNX Runtime's distributions: they overwrite each other's files.
+
+    Raises:
+        StartupError: Both are installed.
+    """
+    installed = [name for name in _RUNTIMES if _is_installed(name)]
+    if len(installed) > 1:
+        raise StartupError(
+            f"{' and '.join(installed)} are both installed and overwrite each other; run "
+            f"'pip uninstall -y {' '.join(installed)}', then install clipseek[server] or clipseek[server-gpu], not both"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads of one tower would starve the other's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # A memory pattern is kept for each shape, and batches and texts come in every shape.
+    options.enable_mem_pattern = False
+    return options
+
+
+def _not_got(asked: Sequence[str], got: Sequence[str]) -> str:
+    return (
+        f"none of the providers asked for ({', '.join(asked)}) could be used, only {', '.join(got)}; "
+        "check the drivers and that clipseek[server-gpu] is installed, or add CPUExecutionProvider to the setting"
+    )
