@@ -1,0 +1,88 @@
+"""The client of clipseek: store pictures, and find them again by sentence, by picture or by both.
+
+>>> from clipseek import Client
+>>> with Client("127.0.0.1:50051") as client:
+...     client.insert("cat.jpg", metadata={"album": "summer"})
+...     for hit in client.search_text("a cat on a sofa"):
+...         print(hit.score, hit.image_id)
+"""
+
+from clipseek._async.client import AsyncClient
+from clipseek._sync.client import Client
+from clipseek.errors import (
+    AlreadyExistsError,
+    ClipseekError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from clipseek.requests import InsertItem, Term
+from clipseek.results import (
+    BulkResult,
+    CheckProgress,
+    Collection,
+    Deleted,
+    Difference,
+    Embedded,
+    Embedding,
+    Hit,
+    Image,
+    ImageBatch,
+    Inserted,
+    Limits,
+    Model,
+    ModelRef,
+    RebuildProgress,
+    SearchResult,
+    ServerInfo,
+    Timing,
+)
+
+__all__ = [
+    "AlreadyExistsError",
+    "AsyncClient",
+    "BulkResult",
+    "CheckProgress",
+    "Client",
+    "ClipseekError",
+    "Collection",
+    "DeadlineExceededError",
+    "Deleted",
+    "Difference",
+    "Embedded",
+    "Embedding",
+    "FailedPreconditionError",
+    "Hit",
+    "Image",
+    "ImageBatch",
+    "InsertItem",
+    "Inserted",
+    "InternalError",
+    "InvalidArgumentError",
+    "Limits",
+    "Model",
+    "ModelRef",
+    "NotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "RebuildProgress",
+    "SearchResult",
+    "ServerInfo",
+    "Term",
+    "Timing",
+    "UnavailableError",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        # Read only when asked for: looking it up costs more than importing all of the above.
+        from importlib.metadata import version
+
+        return version("clipseek")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,79 @@
+"""Collections and their upkeep."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from clipseek import responses
+from clipseek._async.connection import AsyncConnection
+from clipseek.channel import new_request_id
+from clipseek.results import CheckProgress, Collection, RebuildProgress
+from clipseek.v1 import admin_service_pb2, collection_service_pb2
+
+# ruff: noqa: ASYNC109 -- "timeout" is the deadline that the server sees too; cancelling here would not tell it.
+
+
+class AsyncCollections(AsyncConnection):
+    """Making, showing, mending and dropping collections."""
+
+    async def create_collection(
+        self, name: str, *, model: str | None = None, timeout: float | None = None, request_id: str = ""
+    ) -> Collection:
+        """Make an empty collection. The first insert does so too; this chooses the model (a name from ``info()``)."""
+        request = collection_service_pb2.CreateCollectionRequest(collection=name, model=model)
+        message = await self._call(self._collections.CreateCollection, request, timeout=timeout, request_id=request_id)
+        return responses.collection(message.collection)
+
+    async def get_collection(self, name: str = "", *, timeout: float | None = None, request_id: str = "") -> Collection:
+        """One collection; empty means ``default``."""
+        request = collection_service_pb2.GetCollectionRequest(collection=name)
+        message = await self._call(self._collections.GetCollection, request, timeout=timeout, request_id=request_id)
+        return responses.collection(message.collection)
+
+    async def collections(self, *, timeout: float | None = None, request_id: str = "") -> AsyncIterator[Collection]:
+        """All collections in the order of their names."""
+        token = ""
+        while True:
+            request = collection_service_pb2.ListCollectionsRequest(page_token=token)
+            message = await self._call(
+                self._collections.ListCollections, request, timeout=timeout, request_id=request_id
+            )
+            for collection in message.collections:
+                yield responses.collection(collection)
+            token = message.next_page_token
+            if not token:
+                return
+
+    async def delete_collection(self, name: str, *, timeout: float | None = None, request_id: str = "") -> int:
+        """Drop a collection with all its pictures, which cannot be undone; returns how many it held."""
+        request = collection_service_pb2.DeleteCollectionRequest(collection=name)
+        message = await self._call(self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id)
+        return message.deleted_count
+
+    async def rebuild(
+        self, name: str = "", *, timeout: float | None = None, request_id: str = ""
+    ) -> AsyncIterator[RebuildProgress]:
+        """Embed every picture of a collection again, and yield how far it is; attaches to a rebuild that runs already.
+
+        Searches go on meanwhile; writes are refused until it is done. Leaving the loop does not stop the rebuild.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     async for progress in client.rebuild("holiday"):
+            ...         print(progress.phase, progress.images_done, progress.images_total)
+        """
+        request = admin_service_pb2.RebuildCollectionRequest(collection=name)
+        async for message in self._stream(
+            self._admin.RebuildCollection, request, timeout=timeout, request_id=request_id or new_request_id()
+        ):
+            yield responses.rebuild_progress(message.progress)
+
+    async def check(
+        self, name: str = "", *, verify_bytes: bool = False, timeout: float | None = None, request_id: str = ""
+    ) -> AsyncIterator[CheckProgress]:
+        """Compare records, vectors and stored bytes; ``verify_bytes`` also reads all bytes. Changes nothing."""
+        request = admin_service_pb2.CheckCollectionRequest(collection=name, verify_bytes=verify_bytes)
+        async for message in self._stream(
+            self._admin.CheckCollection, request, timeout=timeout, request_id=request_id or new_request_id()
+        ):
+            yield responses.check_progress(message)

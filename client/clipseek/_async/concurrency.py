@@ -1,0 +1,32 @@
+"""What the asynchronous client does where the synchronous one uses threads. ``_sync/concurrency.py`` is its twin."""
+
+import asyncio
+from asyncio import Queue, Semaphore
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import ParamSpec, TypeAlias, TypeVar
+
+__all__ = ["AnyIterable", "Queue", "Semaphore", "in_thread", "iterate", "spawn"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
+
+
+def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+    """Run what blocks (reading a file) beside the event loop."""
+    return asyncio.to_thread(function, *args, **kwargs)
+
+
+async def iterate(items: AnyIterable[T]) -> AsyncIterator[T]:
+    """The items of either kind of iterable."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def spawn(function: Callable[[], Coroutine[None, None, None]]) -> object:
+    """Run beside the caller; keep what it returns for as long as it may run."""
+    return asyncio.create_task(function())

@@ -1,0 +1,113 @@
+"""A channel to a server, and how every call over it is made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from clipseek import responses
+from clipseek.channel import ChannelOption, channel_options, deadline, new_request_id, target
+from clipseek.errors import translating
+from clipseek.results import Limits
+from clipseek.v1 import info_service_pb2
+from clipseek.v1.admin_service_pb2_grpc import AdminServiceStub
+from clipseek.v1.collection_service_pb2_grpc import CollectionServiceStub
+from clipseek.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from clipseek.v1.info_service_pb2_grpc import InfoServiceStub
+from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
+
+# ruff: noqa: ASYNC109 -- "timeout" is the deadline that the server sees too; cancelling here would not tell it.
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+class AsyncConnection:
+    """A connection to one server; the parts of ``AsyncClient`` build on it."""
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout: float | None = 30.0,
+        options: Sequence[ChannelOption] = (),
+    ) -> None:
+        """Prepare a connection; nothing is sent before the first call.
+
+        Args:
+            address: ``HOST:PORT`` or ``grpc://HOST:PORT``.
+            timeout: Seconds that a call may take unless it says otherwise; ``None`` for no limit.
+            options: More gRPC channel arguments, e.g. ``("grpc.keepalive_time_ms", 60_000)``.
+        """
+        self.address = address
+        self.timeout = timeout
+        self._channel = grpc.aio.insecure_channel(target(address), options=[*channel_options(), *options])
+        self._search = SearchServiceStub(self._channel)
+        self._embedding = EmbeddingServiceStub(self._channel)
+        self._collections = CollectionServiceStub(self._channel)
+        self._admin = AdminServiceStub(self._channel)
+        self._info = InfoServiceStub(self._channel)
+        self._limits: Limits | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls in progress are cancelled."""
+        await self._channel.close(grace=None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None,
+        request_id: str,
+    ) -> Response:
+        """One request, one answer, within ``timeout`` seconds (``None``: the client's default)."""
+        request_id = request_id or new_request_id()
+        with translating(self.address, request_id):
+            return await method(
+                request,
+                timeout=deadline(self.timeout if timeout is None else timeout),
+                metadata=(("x-request-id", request_id),),
+            )
+
+    async def _stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None,
+        request_id: str,
+    ) -> AsyncIterator[Response]:
+        """One request, many answers, within ``timeout`` seconds (``None``: as long as it takes)."""
+        with translating(self.address, request_id):
+            call = method(request, timeout=deadline(timeout), metadata=(("x-request-id", request_id),))
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
+
+    async def _server_limits(self) -> Limits:
+        """What the server takes, asked for once a connection."""
+        if self._limits is None:
+            message = await self._call(
+                self._info.GetServerInfo, info_service_pb2.GetServerInfoRequest(), timeout=None, request_id=""
+            )
+            self._limits = responses.server_info(message).limits
+        return self._limits

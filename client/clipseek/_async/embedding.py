@@ -1,0 +1,87 @@
+"""Embedding without storing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipseek import responses
+from clipseek._async.concurrency import in_thread
+from clipseek._async.connection import AsyncConnection
+from clipseek.batches import Batcher
+from clipseek.channel import new_request_id
+from clipseek.pictures import Picture, picture_bytes
+from clipseek.results import Embedded, Embedding
+from clipseek.v1 import embedding_service_pb2
+
+# ruff: noqa: ASYNC109 -- "timeout" is the deadline that the server sees too; cancelling here would not tell it.
+
+# Larger messages make a batch wait for its last picture.
+BATCH_BYTES = 8 * 1024 * 1024
+
+
+class AsyncEmbeddings(AsyncConnection):
+    """Vectors for sentences and pictures; nothing is stored, and Milvus is not needed."""
+
+    async def embed_text(
+        self, text: str, *, model: str = "", timeout: float | None = None, request_id: str = ""
+    ) -> Embedding:
+        """The embedding of one sentence; ``model`` empty means the server's default."""
+        results = await self.embed_texts([text], model=model, timeout=timeout, request_id=request_id)
+        return results[0].unwrap()
+
+    async def embed_texts(
+        self, texts: Iterable[str], *, model: str = "", timeout: float | None = None, request_id: str = ""
+    ) -> tuple[Embedded, ...]:
+        """The embeddings of many sentences, in their order; one that fails does so alone.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     cat, dog = await client.embed_texts(["a cat", "a dog"])
+            ...     print(len(cat.unwrap()))
+        """
+        request_id = request_id or new_request_id()
+        limits = await self._server_limits()
+        batcher = Batcher[str](max_items=limits.max_batch_items, max_bytes=limits.max_message_bytes // 2)
+        batches = [full for text in texts if (full := batcher.add(text, 4 * len(text)))]
+        results: list[Embedded] = []
+        for batch in [*batches, batcher.take()]:
+            if not batch:
+                continue
+            request = embedding_service_pb2.EmbedTextRequest(texts=batch, model=model)
+            message = await self._call(self._embedding.EmbedText, request, timeout=timeout, request_id=request_id)
+            results += responses.embedded(message.results, request_id=request_id)
+        return tuple(results)
+
+    async def embed_image(
+        self, picture: Picture, *, model: str = "", timeout: float | None = None, request_id: str = ""
+    ) -> Embedding:
+        """The embedding of one picture: bytes, a path or a PIL image."""
+        results = await self.embed_images([picture], model=model, timeout=timeout, request_id=request_id)
+        return results[0].unwrap()
+
+    async def embed_images(
+        self, pictures: Iterable[Picture], *, model: str = "", timeout: float | None = None, request_id: str = ""
+    ) -> tuple[Embedded, ...]:
+        """The embeddings of many pictures, in their order; one that fails does so alone.
+
+        Raises:
+            OSError: A picture's file cannot be read.
+        """
+        request_id = request_id or new_request_id()
+        limits = await self._server_limits()
+        batcher = Batcher[bytes](
+            max_items=limits.max_batch_items, max_bytes=min(BATCH_BYTES, limits.max_message_bytes // 2)
+        )
+        results: list[Embedded] = []
+
+        async def embed(batch: list[bytes]) -> None:
+            if batch:
+                request = embedding_service_pb2.EmbedImageRequest(images=batch, model=model)
+                message = await self._call(self._embedding.EmbedImage, request, timeout=timeout, request_id=request_id)
+                results.extend(responses.embedded(message.results, request_id=request_id))
+
+        for picture in pictures:
+            data = await in_thread(picture_bytes, picture)
+            await embed(batcher.add(data, len(data)))
+        await embed(batcher.take())
+        return tuple(results)

@@ -1,0 +1,30 @@
+"""What the synchronous client does where the asynchronous one uses its loop: the twin of ``_async/concurrency.py``."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import Queue
+from threading import Semaphore
+from typing import ParamSpec, TypeAlias, TypeVar
+
+__all__ = ["AnyIterable", "Queue", "Semaphore", "in_thread", "iterate", "spawn"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+AnyIterable: TypeAlias = Iterable[T]
+
+
+def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what blocks: the caller may be blocked here."""
+    return function(*args, **kwargs)
+
+
+def iterate(items: AnyIterable[T]) -> Iterator[T]:
+    """The items."""
+    return iter(items)
+
+
+def spawn(function: Callable[[], None]) -> object:
+    """Run beside the caller, in a thread that does not keep the process alive."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
