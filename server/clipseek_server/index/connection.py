@@ -1,0 +1,190 @@
+"""The one way to Milvus, Lite or server: blocking pymilvus calls in threads, and its errors as ours."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+from pymilvus import MilvusClient
+from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError
+
+from clipseek_server.config import Settings
+from clipseek_server.errors import ClipseekError, CollectionGone, IndexUnavailable, StartupError
+from clipseek_server.index.lite import Lite
+from clipseek_server.telemetry import log
+
+Result = TypeVar("Result")
+
+_THREADS = 16
+_SCHEMES = ("http://", "https://", "tcp://", "unix:")
+
+_NOT_FOUND = {100, 101}
+"""Milvus' codes for a collection that does not exist and for one that is not loaded; opening it again settles both."""
+_ALIAS_NOT_FOUND = 1600
+_REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+_OURS: tuple[type[Exception], ...] = (ClipseekError, ParamError, DataNotMatchException)
+"""Domain errors, and bugs."""
+_BAD_REQUEST = {6, 1100}
+"""Milvus' codes for arguments that it does not take: a bug of ours, not an absence of Milvus."""
+
+
+class Connection:
+    """A Milvus client that is made when it is first needed and made again when it has to be.
+
+    Attributes:
+        version: What Milvus said that it is; empty until it answered once.
+        epoch: Changes when Milvus Lite was opened anew; whatever was loaded or copied before is void then.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lite = None if settings.milvus_uri else Lite(settings.data_dir / "milvus")
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus")
+        self._opening = asyncio.Lock()
+        self._client: Any = None
+        self._distrusted = False
+        self.version = ""
+        self.epoch = 0
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is Milvus Lite."""
+        return self._lite is not None
+
+    async def start(self) -> None:
+        """Open Milvus Lite; a server is not asked for yet.
+
+        Raises:
+            StartupError: The URI is wrong, or the data folder cannot be opened.
+        """
+        if self._lite is not None:
+            await self._run(self._lite.start)
+        elif not self._settings.milvus_uri.startswith(_SCHEMES):
+            raise StartupError("milvus_uri must be a Milvus server's URI, e.g. http://milvus:19530, or empty")
+
+    async def call(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
+        """Call a method of ``MilvusClient``, given unbound, and return what it returns.
+
+        Raises:
+            CollectionGone: The collection or alias does not exist, or is not loaded.
+            IndexUnavailable: Milvus does not answer within ``milvus_timeout``, or refuses.
+        """
+        client = await self._usable_client()
+        try:
+            return await self._within_timeout(partial(method, client, *args, **self._call_options(), **options))
+        except Exception as error:
+            raise _translated(error) from error
+
+    async def write(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
+        """As ``call``, for what changes rows.
+
+        A write that fails in Milvus Lite, on a full disk for instance, leaves it in doubt: its log may end in half a
+        batch, and what is written behind that would be lost. It is opened anew, from what is on the disk, before
+        anything else is asked of it.
+        """
+        if self._lite is not None:
+            self._lite.check_space()
+        try:
+            return await self.call(method, *args, **options)
+        except IndexUnavailable:
+            self._distrusted = self.embedded
+            raise
+
+    async def ping(self) -> None:
+        """Raise ``IndexUnavailable`` unless Milvus answers."""
+        self.version = str(await self.call(MilvusClient.get_server_version))
+
+    async def close(self) -> None:
+        """Let go of Milvus; Lite flushes."""
+        async with self._opening:
+            await self._run(self._disconnect)
+            if self._lite is not None:
+                await self._run(self._lite.stop)
+        self._executor.shutdown(wait=False)
+
+    def _call_options(self) -> dict[str, object]:
+        # Lite's calls have no deadline: it is in this process, and a write that goes on behind a caller who gave up
+        # would put the copy in memory out of step.
+        return {"retry_times": 0} if self.embedded else {"timeout": self._settings.milvus_timeout}
+
+    async def _usable_client(self) -> Any:
+        if self._client is None or self._distrusted:
+            async with self._opening:
+                try:
+                    if self._distrusted:
+                        await self._run(self._reopen_lite)
+                        self._distrusted = False
+                        self.epoch += 1
+                    if self._client is None:
+                        self._client = await self._within_timeout(self._connect)
+                except Exception as error:
+                    raise _translated(error) from error
+        return self._client
+
+    def _connect(self) -> Any:
+        _quieten()
+        settings = self._settings
+        if self._lite is not None:
+            return MilvusClient(self._lite.uri, dedicated=True)
+        tls = {"server_pem_path": str(settings.milvus_tls_ca)} if settings.milvus_tls_ca else {}
+        return MilvusClient(
+            settings.milvus_uri,
+            user=settings.milvus_user,
+            password=settings.milvus_password.get_secret_value(),
+            token=settings.milvus_token.get_secret_value(),
+            db_name=settings.milvus_database,
+            timeout=settings.milvus_timeout,
+            dedicated=True,
+            **tls,
+        )
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _reopen_lite(self) -> None:
+        assert self._lite is not None  # noqa: S101
+        log.warning("milvus lite is opened anew after a failed write")
+        self._disconnect()
+        self._lite.stop()
+        self._lite.start()
+
+    async def _run(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    async def _within_timeout(self, function: Callable[[], Result]) -> Result:
+        # pymilvus reconnects inside a call, which its own timeout does not cover.
+        async with asyncio.timeout(None if self.embedded else self._settings.milvus_timeout + 1.0):
+            return await self._run(function)
+
+
+def _translated(error: Exception) -> Exception:
+    """The domain error for what pymilvus raised; bugs stay what they are."""
+    bug: Exception = error
+    if isinstance(error, _OURS):
+        return error
+    if isinstance(error, MilvusException):
+        if error.code in _NOT_FOUND or error.code == _ALIAS_NOT_FOUND:
+            return CollectionGone("the collection does not exist any more")
+        if error.code in _BAD_REQUEST:
+            return bug
+    elif isinstance(error, grpc.RpcError):
+        if isinstance(error, grpc.Call) and error.code() in _REFUSED:
+            log.error("milvus refuses the credentials", error=str(error))
+            return IndexUnavailable(
+                "Milvus refuses this server's credentials; check milvus_user, milvus_password, milvus_token"
+            )
+    elif not isinstance(error, TimeoutError | OSError | StartupError):
+        return error
+    log.warning("milvus does not answer", error=str(error) or type(error).__name__)
+    return IndexUnavailable("the index does not answer; retry later")
+
+
+def _quieten() -> None:
+    """Pymilvus and Lite's adapter log a traceback for each error that they also raise."""
+    for name in ("pymilvus", "milvus_lite.adapter"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

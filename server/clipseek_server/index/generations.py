@@ -1,0 +1,175 @@
+"""Generations: the physical Milvus collections behind collections' names, and the aliases that make one live."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pymilvus import MilvusClient
+
+from clipseek_server.config import Settings
+from clipseek_server.errors import ClipseekError, CollectionGone, IndexUnavailable
+from clipseek_server.index.connection import Connection
+from clipseek_server.index.schema import SCHEMA_VERSION, VECTOR_FIELD, collection_schema
+from clipseek_server.index.vector_index import VectorIndex, index_params
+
+PREFIX = "CS_"
+"""Users' names are lower case: none collides with a generation's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a generation's properties in Milvus say.
+
+    Attributes:
+        physical: The Milvus collection's name.
+        name: The collection's name.
+        uid: The collection's; survives rebuilds.
+        space_id: The space of its vectors.
+        precision: The precision of the model that it was made for.
+        dimension: Length of its vectors.
+        create_time: When the collection was made; microseconds since the epoch, UTC.
+        birth_time: When this generation was made; likewise.
+    """
+
+    physical: str
+    name: str
+    uid: str
+    space_id: str
+    precision: str
+    dimension: int
+    create_time: int
+    birth_time: int
+
+    def properties(self) -> dict[str, str]:
+        """As Milvus keeps them."""
+        return {
+            "clipseek.schema_version": str(SCHEMA_VERSION),
+            "clipseek.name": self.name,
+            "clipseek.uid": self.uid,
+            "clipseek.space_id": self.space_id,
+            "clipseek.precision": self.precision,
+            "clipseek.dimension": str(self.dimension),
+            "clipseek.create_time": str(self.create_time),
+            "clipseek.birth_time": str(self.birth_time),
+        }
+
+    @classmethod
+    def from_properties(cls, physical: str, properties: Mapping[str, str]) -> "Generation":
+        """The reverse; ``IndexUnavailable`` when another version of this software wrote it."""
+        if properties["clipseek.schema_version"] != str(SCHEMA_VERSION):
+            raise IndexUnavailable(
+                f"the collection {properties['clipseek.name']!r} was made by another version of clipseek; "
+                "run that version, or insert the pictures anew"
+            )
+        return cls(
+            physical=physical,
+            name=properties["clipseek.name"],
+            uid=properties["clipseek.uid"],
+            space_id=properties["clipseek.space_id"],
+            precision=properties["clipseek.precision"],
+            dimension=int(properties["clipseek.dimension"]),
+            create_time=int(properties["clipseek.create_time"]),
+            birth_time=int(properties["clipseek.birth_time"]),
+        )
+
+
+def now() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def new_physical_name(name: str) -> str:
+    """A name that no generation ever had."""
+    return f"{PREFIX}{name.upper()}_{secrets.token_hex(8)}"
+
+
+class Generations:
+    """Makes, finds, publishes and drops generations. Holds nothing: Milvus is asked each time."""
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+
+    async def make(self, generation: Generation) -> None:
+        """Make it whole: schema, properties, index, load. It is not live yet."""
+        await self._connection.call(
+            MilvusClient.create_collection,
+            generation.physical,
+            schema=collection_schema(generation.dimension),
+            properties=generation.properties(),
+            consistency_level="Bounded",
+        )
+        await self._connection.call(
+            MilvusClient.create_index,
+            generation.physical,
+            index_params(self._settings, embedded=self._connection.embedded),
+        )
+        await self._connection.call(MilvusClient.load_collection, generation.physical)
+
+    async def load(self, physical: str) -> VectorIndex:
+        """Have it loaded, and say what index it has."""
+        await self._connection.call(MilvusClient.load_collection, physical)
+        description = await self._connection.call(MilvusClient.describe_index, physical, VECTOR_FIELD)
+        return VectorIndex.from_description(description)
+
+    async def live(self, name: str) -> Generation | None:
+        """The generation that is live behind a name."""
+        try:
+            alias = await self._connection.call(MilvusClient.describe_alias, name)
+        except CollectionGone:
+            return None
+        return await self.describe(alias["collection_name"])
+
+    async def describe(self, physical: str) -> Generation | None:
+        """A generation by its physical name."""
+        try:
+            description = await self._connection.call(MilvusClient.describe_collection, physical)
+        except CollectionGone:
+            return None
+        properties = description["properties"]
+        # Somebody else's collection may have our prefix.
+        return Generation.from_properties(physical, properties) if "clipseek.uid" in properties else None
+
+    async def all(self) -> list[Generation]:
+        """Every generation, live or not."""
+        found = [
+            await self.describe(physical)
+            for physical in await self._connection.call(MilvusClient.list_collections)
+            if physical.startswith(PREFIX)
+        ]
+        return [generation for generation in found if generation is not None]
+
+    async def is_live(self, physical: str) -> bool:
+        """Whether an alias names it."""
+        try:
+            found = await self._connection.call(MilvusClient.list_aliases, collection_name=physical)
+        except CollectionGone:
+            return False
+        return bool(found["aliases"])
+
+    async def publish_first(self, generation: Generation) -> Generation:
+        """Make it the live one of a new name: the commit point. Returns the live one: another's, if that came first."""
+        try:
+            await self._connection.call(MilvusClient.create_alias, generation.physical, generation.name)
+        except ClipseekError as error:
+            live = await self.live(generation.name)
+            if live is None:
+                raise error from None
+            return live
+        return generation
+
+    async def publish(self, physical: str, name: str) -> None:
+        """Make a generation the live one of a name that has one."""
+        await self._connection.call(MilvusClient.alter_alias, physical, name)
+
+    async def unpublish(self, name: str) -> None:
+        """Take the name away."""
+        await self._connection.call(MilvusClient.drop_alias, name)
+
+    async def drop(self, physical: str) -> None:
+        """Drop a generation with its rows; nothing happens when it is gone already."""
+        try:
+            await self._connection.call(MilvusClient.drop_collection, physical)
+        except CollectionGone:
+            return

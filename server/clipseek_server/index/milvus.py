@@ -1,0 +1,232 @@
+"""All collections of one Milvus."""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+from clipseek_server.config import Settings
+from clipseek_server.errors import ClipseekError, CollectionNotFound
+from clipseek_server.index.collection import MilvusCollection
+from clipseek_server.index.connection import Connection
+from clipseek_server.index.generations import Generation, Generations, new_physical_name, now
+from clipseek_server.index.records import CollectionInfo
+
+_SCAN_THREADS = 2
+"""Collections whose copies in memory are scanned at the same time; each scan's product uses all cores anyway."""
+
+
+class MilvusIndex:
+    """Collections over Milvus Lite or a server. Implements ``catalog.interfaces.Index``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection = Connection(settings)
+        self._generations = Generations(self._connection, settings)
+        self._scans = ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="resident")
+        self._live: dict[str, MilvusCollection] = {}
+        self._collections: dict[str, MilvusCollection] = {}
+        self._building: set[str] = set()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Open Milvus Lite, or prepare for a server, which may be away: it is looked for with each call.
+
+        Raises:
+            StartupError: The URI is wrong, or the data folder is in use.
+        """
+        index = cls(settings)
+        await index._connection.start()
+        return index
+
+    @property
+    def engine(self) -> str:
+        """``milvus-lite`` or ``milvus``."""
+        return "milvus-lite" if self._connection.embedded else "milvus"
+
+    @property
+    def engine_version(self) -> str:
+        """Empty until Milvus answered once."""
+        return self._connection.version
+
+    async def ping(self) -> None:
+        """Raise ``IndexUnavailable`` unless Milvus answers."""
+        await self._connection.ping()
+
+    async def open(self, name: str) -> MilvusCollection:
+        """The live generation behind a name; loaded, cached.
+
+        Raises:
+            CollectionNotFound: There is none.
+        """
+        if (live := self._live.get(name)) is not None and not live.gone:
+            return live
+        async with self._locks[name]:
+            return await self._open(name)
+
+    async def create(
+        self, name: str, *, space_id: str, precision: str, dimension: int
+    ) -> tuple[MilvusCollection, bool]:
+        """Get or make a collection; the flag says whether this call made it."""
+        async with self._locks[name]:
+            try:
+                return await self._open(name), False
+            except CollectionNotFound:
+                pass
+            born = now()
+            generation = Generation(
+                physical=new_physical_name(name),
+                name=name,
+                uid=uuid.uuid4().hex,
+                space_id=space_id,
+                precision=precision,
+                dimension=dimension,
+                create_time=born,
+                birth_time=born,
+            )
+            await self._make(generation)
+            live = await self._generations.publish_first(generation)
+            self._building.discard(generation.physical)
+            if live != generation:
+                await self._generations.drop(generation.physical)
+            return await self._open(name), live == generation
+
+    async def names(self) -> list[str]:
+        """All collections' names, sorted."""
+        return sorted(
+            {
+                generation.name
+                for generation in await self._generations.all()
+                if await self._generations.is_live(generation.physical)
+            }
+        )
+
+    async def uids(self) -> set[str]:
+        """The uids of all collections, of generations without an alias too."""
+        return {generation.uid for generation in await self._generations.all()}
+
+    async def drop(self, name: str) -> None:
+        """Drop a collection: the alias first, then every generation behind the name."""
+        async with self._locks[name]:
+            live = await self._generations.live(name)
+            if live is None:
+                raise CollectionNotFound(f"there is no collection {name!r}")
+            await self._generations.unpublish(name)
+            for generation in await self._generations.all():
+                if generation.uid == live.uid:
+                    await self._drop(generation.physical)
+
+    async def begin_generation(self, current: MilvusCollection, *, precision: str) -> MilvusCollection:
+        """A new, empty generation with the same uid and space, without an alias; not swept while this process lives."""
+        info = current.info
+        generation = Generation(
+            physical=new_physical_name(info.name),
+            name=info.name,
+            uid=info.uid,
+            space_id=info.space_id,
+            precision=precision,
+            dimension=info.dimension,
+            create_time=info.create_time,
+            birth_time=now(),
+        )
+        await self._make(generation)
+        return await self._collection(generation)
+
+    async def publish(self, generation: MilvusCollection) -> None:
+        """Make a generation the live one behind its name. The old one stays until it is discarded.
+
+        Raises:
+            CollectionNotFound: The collection was dropped meanwhile.
+        """
+        info = generation.info
+        async with self._locks[info.name]:
+            live = await self._generations.live(info.name)
+            if live is None or live.uid != info.uid:
+                raise CollectionNotFound(f"the collection {info.name!r} was deleted meanwhile")
+            await self._generations.publish(info.generation, info.name)
+            self._live[info.name] = generation
+            self._building.discard(info.generation)
+
+    async def discard(self, generation: MilvusCollection) -> None:
+        """Drop a generation that is not live."""
+        info = generation.info
+        async with self._locks[info.name]:
+            if await self._generations.is_live(info.generation):
+                raise ValueError(f"{info.generation} is live")
+            await self._drop(info.generation)
+
+    async def sweep(self, grace: float) -> list[str]:
+        """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""
+        youngest = now() - round(grace * 1e6)
+        swept = []
+        for generation in await self._generations.all():
+            physical = generation.physical
+            if generation.birth_time > youngest or physical in self._building:
+                continue
+            async with self._locks[generation.name]:
+                # Asked here and not before: it may have been published meanwhile.
+                if not await self._generations.is_live(physical):
+                    await self._drop(physical)
+                    swept.append(physical)
+        return swept
+
+    async def close(self) -> None:
+        """Finish what was begun, flush, and let go of Milvus."""
+        for collection in self._collections.values():
+            await collection.close()
+        await self._connection.close()
+        self._scans.shutdown(wait=False)
+
+    async def _make(self, generation: Generation) -> None:
+        self._building.add(generation.physical)
+        try:
+            await self._generations.make(generation)
+        except ClipseekError:
+            # What is left of it is swept.
+            self._building.discard(generation.physical)
+            raise
+
+    async def _open(self, name: str) -> MilvusCollection:
+        """As ``open``, with the name's lock held."""
+        if (opened := self._live.get(name)) is not None and not opened.gone:
+            return opened
+        generation = await self._generations.live(name)
+        if generation is None:
+            self._live.pop(name, None)
+            raise CollectionNotFound(f"there is no collection {name!r}; an insert or CreateCollection makes it")
+        self._live[name] = await self._collection(generation)
+        return self._live[name]
+
+    async def _collection(self, generation: Generation) -> MilvusCollection:
+        """The one object for a generation in this process: it is the only writer."""
+        known = self._collections.get(generation.physical)
+        if known is not None:
+            if not known.gone:
+                return known
+            await known.close()
+        vector_index = await self._generations.load(generation.physical)
+        info = CollectionInfo(
+            name=generation.name,
+            uid=generation.uid,
+            generation=generation.physical,
+            space_id=generation.space_id,
+            precision=generation.precision,
+            dimension=generation.dimension,
+            create_time=generation.create_time,
+            index="exact, in memory" if self._connection.embedded else vector_index.type,
+            efforts=vector_index.efforts,
+        )
+        collection = MilvusCollection(info, vector_index, self._connection, self._settings, self._scans)
+        self._collections[generation.physical] = collection
+        return collection
+
+    async def _drop(self, physical: str) -> None:
+        collection = self._collections.pop(physical, None)
+        if collection is not None:
+            # Milvus Lite cannot stand a write beside a drop.
+            collection.dismiss()
+            await collection.close()
+        await self._generations.drop(physical)
+        self._building.discard(physical)
