@@ -1,0 +1,1 @@
+"""The command line, over the synchronous client; needs the extra ``cli``."""

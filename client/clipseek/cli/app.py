@@ -1,0 +1,41 @@
+"""The commands, put together."""
+
+import typer
+
+from clipseek.cli.collections import check, collections, rebuild
+from clipseek.cli.images import delete, get, list_images
+from clipseek.cli.info import info
+from clipseek.cli.insert import insert
+from clipseek.cli.search import search
+from clipseek.cli.session import root
+
+_HELP = """
+Store pictures, and find them again by sentence, by picture or by both.
+
+A first try, with a server running (clipseek-server serve):
+
+  clipseek insert holiday/
+
+  clipseek search "children on a beach" --html beach.html
+
+  clipseek search --image cat.jpg --json
+
+Exit codes: 0 all well; 1 refused, not found, or some pictures failed; 2 wrong usage; 3 the server is away, overloaded
+or too slow, and a later try may help.
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback(help=_HELP)(root)
+app.command()(insert)
+app.command()(search)
+app.command()(get)
+app.command("list")(list_images)
+app.command()(delete)
+app.command()(collections)
+app.command()(rebuild)
+app.command()(check)
+app.command()(info)

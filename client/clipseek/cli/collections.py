@@ -1,0 +1,87 @@
+"""``clipseek collections``, ``rebuild`` and ``check``."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clipseek.cli.session import FAILED, Session, command
+
+Name = Annotated[str, typer.Argument(help="The collection; --collection or default if left out.", show_default=False)]
+
+
+@command
+def collections(session: Session) -> None:
+    """List the collections.
+
+    Try:
+
+      clipseek collections
+    """
+    output = session.output
+    with session.client() as client:
+        found = tuple(client.collections())
+    if session.json:
+        output.value(found)
+        return
+    output.table(
+        ("name", "pictures", "model", "precision", "dimension", "index", "created"),
+        (
+            (
+                item.name,
+                f"{item.image_count:,}",
+                item.model.name or "(not loaded)",
+                item.model.precision,
+                item.dimension,
+                item.index,
+                item.created,
+            )
+            for item in found
+        ),
+        right=frozenset({"pictures", "dimension"}),
+    )
+
+
+@command
+def rebuild(session: Session, name: Name = "") -> None:
+    """Embed every picture of a collection again. Searches go on meanwhile; writes are refused until it is done.
+
+    Try:
+
+      clipseek rebuild holiday
+    """
+    output = session.output
+    with session.client() as client:
+        for progress in client.rebuild(name or session.collection):
+            if session.json:
+                output.value(progress)
+            else:
+                output.note(f"{progress.phase}: {progress.images_done:,} of {progress.images_total:,}")
+
+
+@command
+def check(
+    session: Session,
+    name: Name = "",
+    verify_bytes: Annotated[bool, typer.Option("--verify-bytes", help="Also read all bytes; slow.")] = False,
+) -> None:
+    """Compare a collection's records, vectors and bytes. Exit code 1: something does not fit.
+
+    Try:
+
+      clipseek check holiday --verify-bytes
+    """
+    output = session.output
+    found = checked = 0
+    with session.client() as client:
+        for progress in client.check(name or session.collection, verify_bytes=verify_bytes):
+            checked = progress.images_checked
+            found += len(progress.differences)
+            for difference in progress.differences:
+                if session.json:
+                    output.value(difference)
+                else:
+                    output.table(("", "", ""), [(difference.kind, difference.image_id, difference.message)])
+    output.note(f"{checked:,} pictures checked, {found:,} differences")
+    if found:
+        sys.exit(FAILED)

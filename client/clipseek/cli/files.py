@@ -1,0 +1,58 @@
+"""Finding pictures below the paths of a command line."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipseek.pictures import sniff
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that was found.
+
+    Attributes:
+        path: Where it is.
+        name: Its path relative to the folder that was named, with ``/``.
+        named: Whether the file itself was named, and not a folder above it.
+        picture: Whether it begins as a picture does.
+    """
+
+    path: Path
+    name: str
+    named: bool
+    picture: bool
+
+
+def find(paths: Iterable[Path]) -> Iterator[Found]:
+    """All files below the paths, folders in the order of their names; hidden ones are left out unless they are named.
+
+    Raises:
+        FileNotFoundError: A path is not there.
+    """
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"no such file or folder: {path}")
+        if path.is_dir():
+            for file in _below(path):
+                yield Found(file, file.relative_to(path).as_posix(), named=False, picture=_is_picture(file))
+        else:
+            yield Found(path, path.name, named=True, picture=_is_picture(path))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_picture(path: Path) -> bool:
+    """By its first bytes, not by its name. What cannot be read counts, so that the insert can say why."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return sniff(file.read(32)) is not None
+    except OSError:
+        return True

@@ -1,0 +1,138 @@
+"""What all commands share: the options that say where and how, and what becomes of errors."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, UnavailableError
+from clipseek.cli.output import Output
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+FAILED, USAGE, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 130
+
+_PANEL = "Where and how (before or after the command)"
+_SERVER_HELP = f"Address of the server. (default: {DEFAULT_SERVER}; environment: CLIPSEEK_SERVER)"
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="Seconds that each call may take. (default: 30)", min=0.001, rich_help_panel=_PANEL),
+]
+CollectionName = Annotated[
+    str | None, typer.Option("--collection", "-c", help="Collection. (default: default)", rich_help_panel=_PANEL)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=_PANEL)]
+# Only before the command does the variable count: else it would win over a --server that stands there.
+RootServer = Annotated[
+    str | None,
+    typer.Option(
+        "--server", "-s", help=_SERVER_HELP, envvar="CLIPSEEK_SERVER", show_envvar=False, rich_help_panel=_PANEL
+    ),
+]
+Server = Annotated[str | None, typer.Option("--server", "-s", help=_SERVER_HELP, rich_help_panel=_PANEL)]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a command goes, and how it prints."""
+
+    server: str = DEFAULT_SERVER
+    timeout: float = 30.0
+    collection: str = ""
+    json: bool = False
+
+    @property
+    def output(self) -> Output:
+        """What the command prints through."""
+        return Output(json=self.json)
+
+    def client(self) -> Client:
+        """A client of the server."""
+        return Client(self.server, timeout=self.timeout)
+
+    def over(self, server: str | None, timeout: float | None, collection: str | None, *, json: bool) -> "Session":
+        """This session with what was given in its place."""
+        return Session(
+            server=self.server if server is None else server,
+            timeout=self.timeout if timeout is None else timeout,
+            collection=self.collection if collection is None else collection,
+            json=self.json or json,
+        )
+
+
+def root(
+    context: typer.Context,
+    server: RootServer = None,
+    timeout: Timeout = None,
+    collection: CollectionName = None,
+    json: Json = False,
+) -> None:
+    """Options given before the command."""
+    context.obj = Session().over(server, timeout, collection, json=json)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function of a ``Session`` into a command: the shared options are added, errors become exit codes."""
+
+    @functools.wraps(function)
+    def run(
+        context: typer.Context,
+        *,
+        server: str | None,
+        timeout: float | None,
+        collection: str | None,
+        json: bool,
+        **own: Any,
+    ) -> None:
+        session: Session = context.obj.over(server, timeout, collection, json=json)
+        try:
+            function(session, **own)
+        except ClipseekError as error:
+            again = isinstance(error, UnavailableError | OverloadedError | DeadlineExceededError)
+            _stop(_describe(error), TRY_AGAIN if again else FAILED)
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough.
+            sys.stderr.close()
+            sys.exit(FAILED)
+        except (OSError, ValueError) as error:
+            _stop(str(error), FAILED)
+        except KeyboardInterrupt:
+            _stop("interrupted", INTERRUPTED)
+
+    own = list(inspect.signature(function).parameters.values())[1:]
+    shared: list[tuple[str, Any, object]] = [
+        ("server", Server, None),
+        ("timeout", Timeout, None),
+        ("collection", CollectionName, None),
+        ("json", Json, False),
+    ]
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, annotation, default in shared
+        ),
+    ]
+    # Typer reads the signature; without these two lines it would follow the function that is wrapped.
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__
+    return run
+
+
+def _describe(error: ClipseekError) -> str:
+    parts = [error.message]
+    if error.retry_after is not None:
+        parts.append(f"try again in {error.retry_after:g} s")
+    if error.reason == "INTERNAL":
+        parts.append(f"request id {error.request_id}")
+    return "; ".join(parts)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(f"clipseek: {message}", err=True)
+    sys.exit(code)
