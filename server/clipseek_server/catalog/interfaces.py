@@ -151,7 +151,7 @@ class Index(Protocol):
         """Make a generation the live one behind its name. The old one stays until it is discarded."""
 
     async def discard(self, generation: CollectionIndex) -> None:
-        """Drop a generation that is not live."""
+        """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
 
     async def sweep(self, grace: float) -> list[str]:
         """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""

@@ -7,6 +7,7 @@ that dies before it leaves the old generation live, one that dies after it the n
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -141,7 +142,8 @@ class Rebuilds:
             await rebuild.report(phase=Phase.SWITCHING)
             await self._index.publish(new)
         except BaseException:
-            await self._index.discard(new)
+            with suppress(ClipseekError):  # the sweep will
+                await self._index.discard(new)
             raise
         await rebuild.report(phase=Phase.DROPPING)
         await self._index.discard(old)

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Literal, Self
 
 from clipseek_server.config import Settings
 from clipseek_server.errors import ClipseekError, CollectionNotFound
@@ -12,6 +12,8 @@ from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.connection import Connection
 from clipseek_server.index.generations import Generation, Generations, new_physical_name, now
 from clipseek_server.index.records import CollectionInfo
+from clipseek_server.index.vector_index import new_index
+from clipseek_server.index.table import Table
 
 _SCAN_THREADS = 2
 """Collections whose copies in memory are scanned at the same time; each scan's product uses all cores anyway."""
@@ -50,6 +52,22 @@ class MilvusIndex:
     def engine_version(self) -> str:
         """Empty until Milvus answered once."""
         return self._connection.version
+
+    @property
+    def index_type(self) -> str:
+        """How new collections are indexed."""
+        return new_index(self._settings, embedded=self._connection.embedded)[0]
+
+    @property
+    def index_params(self) -> dict[str, str]:
+        """The parameters of that index."""
+        build = new_index(self._settings, embedded=self._connection.embedded)[1]
+        return {name: str(value) for name, value in build.items()}
+
+    @property
+    def default_consistency(self) -> Literal["bounded", "strong"]:
+        """What an unspecified consistency means in searches and listings; Milvus Lite is always strong."""
+        return "strong" if self._connection.embedded else self._settings.consistency
 
     async def ping(self) -> None:
         """Raise ``IndexUnavailable`` unless Milvus answers."""
@@ -150,12 +168,11 @@ class MilvusIndex:
             self._building.discard(info.generation)
 
     async def discard(self, generation: MilvusCollection) -> None:
-        """Drop a generation that is not live."""
+        """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
         info = generation.info
         async with self._locks[info.name]:
-            if await self._generations.is_live(info.generation):
-                raise ValueError(f"{info.generation} is live")
-            await self._drop(info.generation)
+            if not await self._generations.is_live(info.generation):
+                await self._drop(info.generation)
 
     async def sweep(self, grace: float) -> list[str]:
         """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""
@@ -206,6 +223,7 @@ class MilvusIndex:
             if not known.gone:
                 return known
             await known.close()
+        generation.check_version()
         vector_index = await self._generations.load(generation.physical)
         info = CollectionInfo(
             name=generation.name,
@@ -218,7 +236,13 @@ class MilvusIndex:
             index="exact, in memory" if self._connection.embedded else vector_index.type,
             efforts=vector_index.efforts,
         )
-        collection = MilvusCollection(info, vector_index, self._connection, self._settings, self._scans)
+        collection = MilvusCollection(
+            info,
+            Table(generation.physical, vector_index, self._connection, self._settings),
+            vector_index,
+            resident_max_rows=self._settings.resident_max_rows if self._connection.embedded else None,
+            executor=self._scans,
+        )
         self._collections[generation.physical] = collection
         return collection
 

@@ -73,13 +73,19 @@ class VectorIndex:
         return {}
 
 
-def index_params(settings: Settings, *, embedded: bool) -> Any:
-    """Pymilvus' parameters for the index of a new generation. Lite keeps FLAT: searches are answered from memory."""
+def new_index(settings: Settings, *, embedded: bool) -> tuple[IndexType, dict[str, int]]:
+    """How new generations are indexed: type and parameters. Lite keeps FLAT: searches are answered from memory."""
     kind: IndexType = "FLAT" if embedded else settings.index_type
     build: dict[IndexType, dict[str, int]] = {
         "IVF_FLAT": {"nlist": settings.ivf_nlist},
         "HNSW": {"M": settings.hnsw_m, "efConstruction": settings.hnsw_ef_construction},
     }
+    return kind, build.get(kind, {})
+
+
+def index_params(settings: Settings, *, embedded: bool) -> Any:
+    """The same, as pymilvus takes it."""
+    kind, build = new_index(settings, embedded=embedded)
     params = MilvusClient.prepare_index_params()
-    params.add_index(VECTOR_FIELD, index_type=kind, metric_type=METRIC, params=build.get(kind, {}))
+    params.add_index(VECTOR_FIELD, index_type=kind, metric_type=METRIC, params=build)
     return params
