@@ -40,6 +40,7 @@ MAX_WHOLE_NUMBER = 2**53
 """Metadata's numbers are doubles; beyond this they are no longer exact."""
 
 _FIELDS = ", ".join(COLUMNS)
+_KEY_NEEDED = "metadata needs a key, as in metadata.key; keys are made of A-Z, a-z, 0-9 and _"
 _EXCERPT = 20
 _ESCAPES = {"\\": "\\", '"': '"', "'": "'", "n": "\n", "r": "\r", "t": "\t"}
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -103,10 +104,10 @@ def parse_filter(text: str, *, field: str = "filter") -> Filter | None:
         raise _invalid(refusal.problem, text, refusal.position, field) from None
     except UnexpectedCharacters as error:
         position = error.pos_in_stream or 0
-        raise _invalid(_explain(error, text[position]), text, position, field) from None
+        raise _invalid(_explain(error, text, position), text, position, field) from None
     except UnexpectedToken as error:
         position = len(text) if error.token.type == "$END" else _position(error.token)
-        raise _invalid(_explain(error, ""), text, position, field) from None
+        raise _invalid(_explain(error, text, position), text, position, field) from None
     return part.condition
 
 
@@ -116,9 +117,11 @@ def _invalid(problem: str, text: str, position: int, field: str) -> InvalidFilte
     return InvalidFilter(f"the filter is wrong {place}: {problem}", field=field)
 
 
-def _explain(error: UnexpectedCharacters | UnexpectedToken, found: str) -> str:
+def _explain(error: UnexpectedCharacters | UnexpectedToken, text: str, position: int) -> str:
     """What the parser could have gone on with, in words."""
-    if found in ("'", '"'):
+    if text[:position].rstrip().endswith("metadata"):
+        return _KEY_NEEDED
+    if isinstance(error, UnexpectedCharacters) and (found := text[position]) in "\"'":
         return f"this string does not end; in it, {found} is written \\{found}, \\ is \\\\ and a line break is \\n"
     accepted = error.interactive_parser.accepts()  # type: ignore[no-untyped-call]  # lark leaves it untyped
     expected = [words for name, words in _EXPECTED.items() if name in accepted]
@@ -206,7 +209,7 @@ def _field(name: Token) -> Field:
     first, *keys = name.split(".")
     if first == "metadata":
         if not keys:
-            _refuse(name, "metadata needs a key: metadata.key, made of A-Z, a-z, 0-9 and _")
+            _refuse(name, _KEY_NEEDED)
         if len(keys) > MAX_KEYS:
             _refuse(name, f"more than {MAX_KEYS} keys in a path")
         if any(len(key) > MAX_KEY_CHARACTERS for key in keys):
