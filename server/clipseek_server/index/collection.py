@@ -1,37 +1,24 @@
-"""One generation of a collection: its rows read, written and searched; what waits goes together."""
+"""One generation of a collection: what waits goes together, and with Milvus Lite memory answers searches."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from pymilvus import MilvusClient
 
 from clipseek_server.batching import Batcher
-from clipseek_server.config import Settings
 from clipseek_server.errors import CollectionGone, IndexUnavailable
-from clipseek_server.index.connection import Connection
-from clipseek_server.index.filters import Filter, to_milvus
+from clipseek_server.index.filters import Filter, to_text
 from clipseek_server.index.records import CollectionInfo, Effort, Match, Record, Row, Vector
 from clipseek_server.index.resident import ResidentCopy
-from clipseek_server.index.schema import (
-    RECORD_FIELDS,
-    ROW_FIELDS,
-    VECTOR_FIELD,
-    id_after,
-    id_in,
-    stored,
-    to_entity,
-    to_record,
-    to_row,
-)
-from clipseek_server.index.vector_index import METRIC, VectorIndex
+from clipseek_server.index.schema import stored
+from clipseek_server.index.table import Table
+from clipseek_server.index.vector_index import VectorIndex
 from clipseek_server.telemetry import Call, Stage, log
 
-Result = TypeVar("Result")
+Found = TypeVar("Found")
 
 MAX_IDS = 1000
 """Most ids in one read or delete."""
@@ -62,86 +49,90 @@ class _Search:
     effort: Effort
     strong: bool
 
+    @property
+    def kind(self) -> tuple[str | None, Effort, bool]:
+        """What searches that go together share. Filters by their text: True equals 1 in Python."""
+        return to_text(self.filter) if self.filter is not None else None, self.effort, self.strong
+
 
 class MilvusCollection:
     """A loaded generation. Implements ``catalog.interfaces.CollectionIndex``.
 
-    All rows are written here and nowhere else in this process, one Milvus call at a time: Milvus Lite requires it.
-    With Milvus Lite a copy in memory answers searches, pages and counts as soon as it is loaded.
+    All its rows are written here and nowhere else in this process, one Milvus call at a time: Milvus Lite requires it.
+
+    Args:
+        info: What it is.
+        table: Its rows.
+        vector_index: What its searches may ask for.
+        resident_max_rows: Keep a copy in memory up to this many rows; ``None`` for no copy.
+        executor: Where the copy is searched.
     """
 
     def __init__(
         self,
         info: CollectionInfo,
+        table: Table,
         vector_index: VectorIndex,
-        connection: Connection,
-        settings: Settings,
+        *,
+        resident_max_rows: int | None,
         executor: Executor,
     ) -> None:
         self.info = info
+        self._table = table
         self._vector_index = vector_index
-        self._connection = connection
-        self._settings = settings
-        self._epoch = connection.epoch
-        self._gone = False
-        self._copy = ResidentCopy(info.dimension, executor) if connection.embedded else None
-        self._loading = asyncio.create_task(self._load_copy()) if self._copy is not None else None
-        self._record_reads = Batcher[_Read, dict[str, Record]](
-            "index read",
-            partial(self._run_reads, RECORD_FIELDS, to_record),
-            max_batch=_MAX_ROWS,
-            may_join=_reads_join,
-            max_queue=_MAX_QUEUE,
-            stage=Stage.INDEX,
-        )
-        self._row_reads = Batcher[_Read, dict[str, Row]](
-            "index read",
-            partial(self._run_reads, ROW_FIELDS, to_row),
-            max_batch=_MAX_ROWS,
-            may_join=_reads_join,
-            max_queue=_MAX_QUEUE,
-            stage=Stage.INDEX,
-        )
+        self._max_rows = resident_max_rows or 0
+        self._copy: ResidentCopy | None = None
+        self._loading: asyncio.Task[None] | None = None
+        if resident_max_rows is not None:
+            self._copy = ResidentCopy(info.dimension, executor)
+            self._loading = asyncio.create_task(self._load(self._copy), name=f"load-{info.generation}")
+        self._record_reads = _reader(self._table.records)
+        self._row_reads = _reader(self._table.rows)
         self._writes = Batcher[Row | _Delete, None](
             "index write",
             self._run_writes,
             max_batch=_MAX_ROWS,
-            may_join=_writes_join,
             max_queue=_MAX_QUEUE,
             stage=Stage.INDEX,
+            may_join=_writes_join,
         )
         self._searches = Batcher[_Search, list[Match]](
             "search",
             self._run_searches,
             max_batch=_MAX_SEARCHES,
-            may_join=_searches_join,
             max_queue=_MAX_QUEUE,
             stage=Stage.INDEX,
+            may_join=_searches_join,
         )
 
     @property
     def gone(self) -> bool:
         """Whether the generation was dropped, or Milvus Lite opened anew: the name must be opened again."""
-        return self._gone or self._epoch != self._connection.epoch
+        return self._table.gone
+
+    @property
+    def resident(self) -> bool:
+        """Whether memory answers searches, pages and counts."""
+        return self._copy is not None and self._copy.loaded
 
     async def ready(self) -> None:
-        """Return when the copy in memory answers, or will not."""
+        """Return when it is settled whether memory answers."""
         if self._loading is not None:
             await asyncio.wait([self._loading])
 
     async def get(self, image_ids: Sequence[str], call: Call, *, strong: bool = True) -> dict[str, Record]:
         """The records that exist, by id; at most ``MAX_IDS`` ids."""
-        self._check()
+        self._table.check()
         return await self._record_reads.submit(_Read(tuple(image_ids), strong), call) if image_ids else {}
 
     async def get_rows(self, image_ids: Sequence[str], call: Call, *, strong: bool = True) -> dict[str, Row]:
         """As ``get``, with the vectors."""
-        self._check()
+        self._table.check()
         return await self._row_reads.submit(_Read(tuple(image_ids), strong), call) if image_ids else {}
 
     async def upsert(self, row: Row, call: Call) -> None:
-        """Write a row; rows that wait go together."""
-        self._check()
+        """Write a row; ``ValueError`` for a vector of another length, or that is not finite."""
+        self._table.check()
         if row.vector.shape != (self.info.dimension,) or not np.isfinite(row.vector).all():
             # Milvus Lite takes such vectors without a word.
             raise ValueError(f"a vector of {self.info.dimension} finite numbers is needed, not {row.vector.shape}")
@@ -149,61 +140,69 @@ class MilvusCollection:
 
     async def delete(self, image_ids: Sequence[str], call: Call) -> None:
         """Delete rows, at most ``MAX_IDS``; ids without a record do not matter."""
-        self._check()
+        self._table.check()
         if image_ids:
             await self._writes.submit(_Delete(tuple(image_ids)), call)
 
     async def search(
-        self, vector: Vector, limit: int, call: Call, *, filter: Filter | None, effort: Effort, strong: bool
+        self,
+        vector: Vector,
+        limit: int,
+        call: Call,
+        *,
+        filter: Filter | None,
+        effort: Effort,
+        strong: bool,
     ) -> list[Match]:
         """The nearest records, best first, ties by id; ``EffortNotServed`` where the index cannot."""
-        self._check()
+        self._table.check()
         self._vector_index.check(effort)
         return await self._searches.submit(_Search(vector, limit, filter, effort, strong), call)
 
-    async def page(self, after: str, limit: int, call: Call, *, filter: Filter | None, strong: bool) -> list[Record]:
+    async def page(
+        self,
+        after: str,
+        limit: int,
+        call: Call,
+        *,
+        filter: Filter | None,
+        strong: bool,
+    ) -> list[Record]:
         """At most ``limit`` records with ids greater than ``after``, in the order of the ids; fewer only at the end."""
-        self._check()
+        self._table.check()
         call.check_deadline()
         with call.stage(Stage.INDEX):
             if self._copy is not None and self._copy.loaded:
                 return await self._copy.page(after, limit, filter)
-            return [
-                to_record(entity) for entity in await self._milvus_page(after, limit, RECORD_FIELDS, filter, strong)
-            ]
+            return await self._table.record_page(after, limit, filter=filter, strong=strong)
 
     async def count(self, call: Call, *, strong: bool) -> int:
         """How many records there are."""
-        self._check()
+        self._table.check()
         call.check_deadline()
         with call.stage(Stage.INDEX):
             if self._copy is not None and self._copy.loaded:
                 return len(self._copy)
-            found = await self._ask(
-                MilvusClient.query, filter="", output_fields=["count(*)"], consistency_level=self._consistency(strong)
-            )
-            return int(found[0]["count(*)"])
+            return await self._table.count(strong=strong)
 
     async def verify_resident(self, call: Call) -> list[str]:
         """Ids whose copy in memory differs from Milvus, page by page; writes meanwhile may show as differences."""
         differing: list[str] = []
-        copy = self._copy
-        if copy is None or not copy.loaded:
-            return differing
-        after = ""
-        while True:
+        copy, after = self._copy, ""
+        while copy is not None and copy.loaded:
             call.check_deadline()
             with call.stage(Stage.INDEX):
-                stored_rows = await self._milvus_rows(after, _VERIFY_PAGE)
-                last = stored_rows[-1].record.image_id if len(stored_rows) == _VERIFY_PAGE else ""
-                differing += _differences(stored_rows, copy.rows(after, last))
+                rows = await self._table.row_page(after, _VERIFY_PAGE)
+            last = rows[-1].record.image_id if len(rows) == _VERIFY_PAGE else ""
+            differing += _differences(rows, copy.rows(after, last))
             if not last:
-                return differing
+                break
             after = last
+        return differing
 
     def dismiss(self) -> None:
         """Have everything that waits, and all that comes, fail with ``CollectionGone``."""
-        self._gone = True
+        self._table.dismiss()
 
     async def close(self) -> None:
         """Take nothing new, finish what waits."""
@@ -212,53 +211,18 @@ class MilvusCollection:
         for batcher in (self._writes, self._searches, self._record_reads, self._row_reads):
             await batcher.close()
 
-    def _check(self) -> None:
-        if self.gone:
-            raise CollectionGone(f"the collection {self.info.name!r} does not exist any more")
-
-    def _consistency(self, strong: bool) -> str:
-        return "Strong" if strong or self._connection.embedded else "Bounded"
-
-    async def _ask(self, method: Callable[..., Any], **options: object) -> Any:
-        return await self._guarded(self._connection.call, method, **options)
-
-    async def _guarded(self, how: Callable[..., Any], method: Callable[..., Any], **options: object) -> Any:
-        self._check()
-        try:
-            return await how(method, self.info.generation, **options)
-        except CollectionGone:
-            self._gone = True
-            raise
-        except IndexUnavailable:
-            # What Milvus Lite says of a collection that is dropped meanwhile may be anything.
-            self._check()
-            raise
-
-    async def _run_reads(
-        self, fields: list[str], build: Callable[[Mapping[str, Any]], Result], reads: Sequence[_Read]
-    ) -> list[dict[str, Result]]:
-        wanted = dict.fromkeys(image_id for read in reads for image_id in read.image_ids)
-        entities = await self._ask(
-            MilvusClient.query,
-            filter=id_in(wanted),
-            output_fields=fields,
-            consistency_level=self._consistency(reads[0].strong),
-        )
-        found = {entity["image_id"]: build(entity) for entity in entities}
-        return [{image_id: found[image_id] for image_id in read.image_ids if image_id in found} for read in reads]
-
     async def _run_writes(self, writes: Sequence[Row | _Delete]) -> list[None]:
         rows = [write for write in writes if isinstance(write, Row)]
         image_ids = [image_id for write in writes if isinstance(write, _Delete) for image_id in write.image_ids]
         if rows:
-            await self._guarded(self._connection.write, MilvusClient.upsert, data=[to_entity(row) for row in rows])
+            await self._table.upsert(rows)
         else:
-            await self._guarded(self._connection.write, MilvusClient.delete, filter=id_in(image_ids))
+            await self._table.delete(image_ids)
         # No await from here on: a write is in the copy before anybody hears that it was done.
         if self._copy is not None:
             self._copy.put(rows)
             self._copy.remove(image_ids)
-            self._bound_copy()
+            self._bound()
         return [None] * len(writes)
 
     async def _run_searches(self, searches: Sequence[_Search]) -> list[list[Match]]:
@@ -267,60 +231,36 @@ class MilvusCollection:
         if self._copy is not None and self._copy.loaded:
             return await self._copy.search(vectors, [search.limit for search in searches], first.filter)
         limit = max(search.limit for search in searches)
-        found = await self._ask(
-            MilvusClient.search,
-            data=vectors,
-            limit=limit,
-            filter=to_milvus(first.filter) if first.filter is not None else "",
-            output_fields=RECORD_FIELDS,
-            anns_field=VECTOR_FIELD,
-            search_params={
-                "metric_type": METRIC,
-                "params": self._vector_index.search_params(first.effort, limit, self._settings),
-            },
-            consistency_level=self._consistency(first.strong),
-        )
-        return [_matches(hits)[: search.limit] for search, hits in zip(searches, found, strict=True)]
+        found = await self._table.search(vectors, limit, filter=first.filter, effort=first.effort, strong=first.strong)
+        return [matches[: search.limit] for search, matches in zip(searches, found, strict=True)]
 
-    async def _milvus_page(
-        self, after: str, limit: int, fields: list[str], filter: Filter | None, strong: bool
-    ) -> list[dict[str, Any]]:
-        condition = id_after(after) if filter is None else f"{id_after(after)} and ({to_milvus(filter)})"
-        # Lite sorts only for an iterator; a server always sorts, and forgets the consistency for an iterator.
-        order = {"iterator": "True"} if self._connection.embedded else {}
-        found = await self._ask(
-            MilvusClient.query,
-            filter=condition,
-            output_fields=fields,
-            limit=limit,
-            consistency_level=self._consistency(strong),
-            **order,
-        )
-        return list(found)
-
-    async def _milvus_rows(self, after: str, limit: int) -> list[Row]:
-        return [to_row(entity) for entity in await self._milvus_page(after, limit, ROW_FIELDS, None, strong=True)]
-
-    async def _load_copy(self) -> None:
-        assert self._copy is not None  # noqa: S101
+    async def _load(self, copy: ResidentCopy) -> None:
         try:
-            await self._copy.load(self._milvus_rows)
+            await copy.load(self._table.row_page, self._max_rows)
         except (CollectionGone, IndexUnavailable) as error:
             log.warning("collection is not copied into memory", collection=self.info.name, error=error.message)
             self._copy = None
-        else:
-            self._bound_copy()
+        self._bound()
 
-    def _bound_copy(self) -> None:
-        if self._copy is not None and len(self._copy) > self._settings.resident_max_rows:
+    def _bound(self) -> None:
+        if self._copy is not None and len(self._copy) > self._max_rows:
             log.warning(
                 "collection is too large for memory and searched slowly from now on: it is time for a Milvus server",
                 collection=self.info.name,
-                resident_max_rows=self._settings.resident_max_rows,
+                resident_max_rows=self._max_rows,
             )
             self._copy = None
-            if self._loading is not None:
-                self._loading.cancel()
+
+
+def _reader(
+    fetch: Callable[..., Awaitable[dict[str, Found]]],
+) -> Batcher[_Read, dict[str, Found]]:
+    async def run(reads: Sequence[_Read]) -> list[dict[str, Found]]:
+        wanted = dict.fromkeys(image_id for read in reads for image_id in read.image_ids)
+        found = await fetch(wanted, strong=reads[0].strong)
+        return [{image_id: found[image_id] for image_id in read.image_ids if image_id in found} for read in reads]
+
+    return Batcher("index read", run, max_batch=MAX_IDS, max_queue=_MAX_QUEUE, stage=Stage.INDEX, may_join=_reads_join)
 
 
 def _reads_join(batch: Sequence[_Read], read: _Read) -> bool:
@@ -329,7 +269,6 @@ def _reads_join(batch: Sequence[_Read], read: _Read) -> bool:
 
 
 def _writes_join(batch: Sequence[Row | _Delete], write: Row | _Delete) -> bool:
-    # An id twice in one upsert: Lite would keep the last, a server the first.
     if isinstance(write, Row):
         return all(isinstance(other, Row) and other.record.image_id != write.record.image_id for other in batch)
     deletes = [other for other in batch if isinstance(other, _Delete)]
@@ -339,20 +278,13 @@ def _writes_join(batch: Sequence[Row | _Delete], write: Row | _Delete) -> bool:
 def _searches_join(batch: Sequence[_Search], search: _Search) -> bool:
     first = batch[0]
     same_size = search.limit == first.limit or max(search.limit, first.limit) <= _SHARED_LIMIT
-    same_way = (search.effort, search.strong) == (first.effort, first.strong)
-    return same_size and same_way and search.filter == first.filter
+    return same_size and search.kind == first.kind
 
 
-def _matches(hits: Sequence[Mapping[str, Any]]) -> list[Match]:
-    found = [Match(to_record(hit["entity"]), min(1.0, max(-1.0, float(hit["distance"])))) for hit in hits]
-    found.sort(key=lambda match: (-match.score, match.record.image_id))
-    return found
-
-
-def _differences(stored_rows: Sequence[Row], copied_rows: Sequence[Row]) -> list[str]:
+def _differences(rows: Sequence[Row], copied_rows: Sequence[Row]) -> list[str]:
     copied = {row.record.image_id: row for row in copied_rows}
     differing = []
-    for row in stored_rows:
+    for row in rows:
         other = copied.pop(row.record.image_id, None)
         if other is None or other.record != row.record or not np.array_equal(other.vector, row.vector):
             differing.append(row.record.image_id)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -43,7 +43,11 @@ class Connection:
         self._settings = settings
         self._lite = None if settings.milvus_uri else Lite(settings.data_dir / "milvus")
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus")
-        self._opening = asyncio.Lock()
+        # Milvus Lite's catalogue is not safe to change from two threads, and a thread goes on when its caller gives up.
+        self._catalogue_executor = (
+            ThreadPoolExecutor(1, thread_name_prefix="milvus-lite") if self._lite else self._executor
+        )
+        self._opening: asyncio.Task[None] | None = None
         self._client: Any = None
         self._distrusted = False
         self.version = ""
@@ -61,22 +65,22 @@ class Connection:
             StartupError: The URI is wrong, or the data folder cannot be opened.
         """
         if self._lite is not None:
-            await self._run(self._lite.start)
+            await self._run(self._catalogue_executor, self._lite.start)
         elif not self._settings.milvus_uri.startswith(_SCHEMES):
             raise StartupError("milvus_uri must be a Milvus server's URI, e.g. http://milvus:19530, or empty")
 
     async def call(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
-        """Call a method of ``MilvusClient``, given unbound, and return what it returns.
+        """Call a method of ``MilvusClient``, given unbound, or a function like one, and return what it returns.
 
         Raises:
             CollectionGone: The collection or alias does not exist, or is not loaded.
             IndexUnavailable: Milvus does not answer within ``milvus_timeout``, or refuses.
         """
-        client = await self._usable_client()
-        try:
-            return await self._within_timeout(partial(method, client, *args, **self._call_options(), **options))
-        except Exception as error:
-            raise _translated(error) from error
+        return await self._call(self._executor, method, *args, **options)
+
+    async def call_catalogue(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
+        """As ``call``, for what changes or lists collections and aliases: one at a time with Milvus Lite."""
+        return await self._call(self._catalogue_executor, method, *args, **options)
 
     async def write(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
         """As ``call``, for what changes rows.
@@ -99,11 +103,22 @@ class Connection:
 
     async def close(self) -> None:
         """Let go of Milvus; Lite flushes."""
-        async with self._opening:
-            await self._run(self._disconnect)
-            if self._lite is not None:
-                await self._run(self._lite.stop)
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        await self._run(self._executor, self._disconnect)
+        if self._lite is not None:
+            await self._run(self._executor, self._lite.stop)
         self._executor.shutdown(wait=False)
+        self._catalogue_executor.shutdown(wait=False)
+
+    async def _call(self, executor: Executor, method: Callable[..., Any], *args: object, **options: object) -> Any:
+        try:
+            client = await self._usable_client()
+            return await self._within_timeout(
+                executor, partial(method, client, *args, **self._call_options(), **options)
+            )
+        except Exception as error:
+            raise _translated(error) from error
 
     def _call_options(self) -> dict[str, object]:
         # Lite's calls have no deadline: it is in this process, and a write that goes on behind a caller who gave up
@@ -112,23 +127,27 @@ class Connection:
 
     async def _usable_client(self) -> Any:
         if self._client is None or self._distrusted:
-            async with self._opening:
-                try:
-                    if self._distrusted:
-                        await self._run(self._reopen_lite)
-                        self._distrusted = False
-                        self.epoch += 1
-                    if self._client is None:
-                        self._client = await self._within_timeout(self._connect)
-                except Exception as error:
-                    raise _translated(error) from error
+            if self._opening is None or self._opening.done():
+                self._opening = asyncio.create_task(self._open(), name="milvus-open")
+            # All callers wait for one opening, which goes on when they give up.
+            await asyncio.shield(self._opening)
         return self._client
+
+    async def _open(self) -> None:
+        if self._distrusted:
+            await self._run(self._catalogue_executor, self._reopen_lite)
+            self.epoch += 1
+            self._distrusted = False
+        self._client = await self._within_timeout(self._catalogue_executor, self._connect)
 
     def _connect(self) -> Any:
         _quieten()
         settings = self._settings
         if self._lite is not None:
-            return MilvusClient(self._lite.uri, dedicated=True)
+            client = MilvusClient(self._lite.uri, dedicated=True)
+            # Opens all collections, one by one: two threads that opened one would each have their own.
+            client.list_collections()
+            return client
         tls = {"server_pem_path": str(settings.milvus_tls_ca)} if settings.milvus_tls_ca else {}
         return MilvusClient(
             settings.milvus_uri,
@@ -153,13 +172,14 @@ class Connection:
         self._lite.stop()
         self._lite.start()
 
-    async def _run(self, function: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+    @staticmethod
+    async def _run(executor: Executor, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(executor, function)
 
-    async def _within_timeout(self, function: Callable[[], Result]) -> Result:
+    async def _within_timeout(self, executor: Executor, function: Callable[[], Result]) -> Result:
         # pymilvus reconnects inside a call, which its own timeout does not cover.
         async with asyncio.timeout(None if self.embedded else self._settings.milvus_timeout + 1.0):
-            return await self._run(function)
+            return await self._run(executor, function)
 
 
 def _translated(error: Exception) -> Exception:

@@ -30,6 +30,7 @@ class Generation:
         dimension: Length of its vectors.
         create_time: When the collection was made; microseconds since the epoch, UTC.
         birth_time: When this generation was made; likewise.
+        schema_version: How its rows lie in Milvus.
     """
 
     physical: str
@@ -40,11 +41,12 @@ class Generation:
     dimension: int
     create_time: int
     birth_time: int
+    schema_version: int = SCHEMA_VERSION
 
     def properties(self) -> dict[str, str]:
         """As Milvus keeps them."""
         return {
-            "clipseek.schema_version": str(SCHEMA_VERSION),
+            "clipseek.schema_version": str(self.schema_version),
             "clipseek.name": self.name,
             "clipseek.uid": self.uid,
             "clipseek.space_id": self.space_id,
@@ -56,12 +58,7 @@ class Generation:
 
     @classmethod
     def from_properties(cls, physical: str, properties: Mapping[str, str]) -> "Generation":
-        """The reverse; ``IndexUnavailable`` when another version of this software wrote it."""
-        if properties["clipseek.schema_version"] != str(SCHEMA_VERSION):
-            raise IndexUnavailable(
-                f"the collection {properties['clipseek.name']!r} was made by another version of clipseek; "
-                "run that version, or insert the pictures anew"
-            )
+        """The reverse."""
         return cls(
             physical=physical,
             name=properties["clipseek.name"],
@@ -71,7 +68,15 @@ class Generation:
             dimension=int(properties["clipseek.dimension"]),
             create_time=int(properties["clipseek.create_time"]),
             birth_time=int(properties["clipseek.birth_time"]),
+            schema_version=int(properties["clipseek.schema_version"]),
         )
+
+    def check_version(self) -> None:
+        """Raise ``IndexUnavailable`` unless this version of the software knows how its rows lie."""
+        if self.schema_version != SCHEMA_VERSION:
+            raise IndexUnavailable(
+                f"the collection {self.name!r} was made by another version of clipseek; run that version for it"
+            )
 
 
 def now() -> int:
@@ -88,35 +93,35 @@ class Generations:
     """Makes, finds, publishes and drops generations. Holds nothing: Milvus is asked each time."""
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
-        self._connection = connection
-        self._settings = settings
+        self._call = connection.call_catalogue
+        self._index_params = index_params(settings, embedded=connection.embedded)
 
     async def make(self, generation: Generation) -> None:
         """Make it whole: schema, properties, index, load. It is not live yet."""
-        await self._connection.call(
+        await self._call(
             MilvusClient.create_collection,
             generation.physical,
             schema=collection_schema(generation.dimension),
             properties=generation.properties(),
             consistency_level="Bounded",
         )
-        await self._connection.call(
+        await self._call(
             MilvusClient.create_index,
             generation.physical,
-            index_params(self._settings, embedded=self._connection.embedded),
+            self._index_params,
         )
-        await self._connection.call(MilvusClient.load_collection, generation.physical)
+        await self._call(MilvusClient.load_collection, generation.physical)
 
     async def load(self, physical: str) -> VectorIndex:
         """Have it loaded, and say what index it has."""
-        await self._connection.call(MilvusClient.load_collection, physical)
-        description = await self._connection.call(MilvusClient.describe_index, physical, VECTOR_FIELD)
+        await self._call(MilvusClient.load_collection, physical)
+        description = await self._call(MilvusClient.describe_index, physical, VECTOR_FIELD)
         return VectorIndex.from_description(description)
 
     async def live(self, name: str) -> Generation | None:
         """The generation that is live behind a name."""
         try:
-            alias = await self._connection.call(MilvusClient.describe_alias, name)
+            alias = await self._call(MilvusClient.describe_alias, name)
         except CollectionGone:
             return None
         return await self.describe(alias["collection_name"])
@@ -124,7 +129,7 @@ class Generations:
     async def describe(self, physical: str) -> Generation | None:
         """A generation by its physical name."""
         try:
-            description = await self._connection.call(MilvusClient.describe_collection, physical)
+            description = await self._call(MilvusClient.describe_collection, physical)
         except CollectionGone:
             return None
         properties = description["properties"]
@@ -135,7 +140,7 @@ class Generations:
         """Every generation, live or not."""
         found = [
             await self.describe(physical)
-            for physical in await self._connection.call(MilvusClient.list_collections)
+            for physical in await self._call(MilvusClient.list_collections)
             if physical.startswith(PREFIX)
         ]
         return [generation for generation in found if generation is not None]
@@ -143,7 +148,7 @@ class Generations:
     async def is_live(self, physical: str) -> bool:
         """Whether an alias names it."""
         try:
-            found = await self._connection.call(MilvusClient.list_aliases, collection_name=physical)
+            found = await self._call(MilvusClient.list_aliases, collection_name=physical)
         except CollectionGone:
             return False
         return bool(found["aliases"])
@@ -151,7 +156,7 @@ class Generations:
     async def publish_first(self, generation: Generation) -> Generation:
         """Make it the live one of a new name: the commit point. Returns the live one: another's, if that came first."""
         try:
-            await self._connection.call(MilvusClient.create_alias, generation.physical, generation.name)
+            await self._call(MilvusClient.create_alias, generation.physical, generation.name)
         except ClipseekError as error:
             live = await self.live(generation.name)
             if live is None:
@@ -161,15 +166,15 @@ class Generations:
 
     async def publish(self, physical: str, name: str) -> None:
         """Make a generation the live one of a name that has one."""
-        await self._connection.call(MilvusClient.alter_alias, physical, name)
+        await self._call(MilvusClient.alter_alias, physical, name)
 
     async def unpublish(self, name: str) -> None:
         """Take the name away."""
-        await self._connection.call(MilvusClient.drop_alias, name)
+        await self._call(MilvusClient.drop_alias, name)
 
     async def drop(self, physical: str) -> None:
         """Drop a generation with its rows; nothing happens when it is gone already."""
         try:
-            await self._connection.call(MilvusClient.drop_collection, physical)
+            await self._call(MilvusClient.drop_collection, physical)
         except CollectionGone:
             return

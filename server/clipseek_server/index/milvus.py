@@ -2,9 +2,9 @@
 
 import asyncio
 import uuid
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Self
+from weakref import WeakValueDictionary
 
 from clipseek_server.config import Settings
 from clipseek_server.errors import ClipseekError, CollectionNotFound
@@ -12,8 +12,8 @@ from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.connection import Connection
 from clipseek_server.index.generations import Generation, Generations, new_physical_name, now
 from clipseek_server.index.records import CollectionInfo
-from clipseek_server.index.vector_index import new_index
 from clipseek_server.index.table import Table
+from clipseek_server.index.vector_index import new_index
 
 _SCAN_THREADS = 2
 """Collections whose copies in memory are scanned at the same time; each scan's product uses all cores anyway."""
@@ -30,7 +30,7 @@ class MilvusIndex:
         self._live: dict[str, MilvusCollection] = {}
         self._collections: dict[str, MilvusCollection] = {}
         self._building: set[str] = set()
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
@@ -81,14 +81,14 @@ class MilvusIndex:
         """
         if (live := self._live.get(name)) is not None and not live.gone:
             return live
-        async with self._locks[name]:
+        async with self._lock(name):
             return await self._open(name)
 
     async def create(
         self, name: str, *, space_id: str, precision: str, dimension: int
     ) -> tuple[MilvusCollection, bool]:
         """Get or make a collection; the flag says whether this call made it."""
-        async with self._locks[name]:
+        async with self._lock(name):
             try:
                 return await self._open(name), False
             except CollectionNotFound:
@@ -105,8 +105,10 @@ class MilvusIndex:
                 birth_time=born,
             )
             await self._make(generation)
-            live = await self._generations.publish_first(generation)
-            self._building.discard(generation.physical)
+            try:
+                live = await self._generations.publish_first(generation)
+            finally:
+                self._building.discard(generation.physical)
             if live != generation:
                 await self._generations.drop(generation.physical)
             return await self._open(name), live == generation
@@ -127,52 +129,51 @@ class MilvusIndex:
 
     async def drop(self, name: str) -> None:
         """Drop a collection: the alias first, then every generation behind the name."""
-        async with self._locks[name]:
+        async with self._lock(name):
             live = await self._generations.live(name)
             if live is None:
                 raise CollectionNotFound(f"there is no collection {name!r}")
+            self._live.pop(name, None)
             await self._generations.unpublish(name)
             for generation in await self._generations.all():
                 if generation.uid == live.uid:
                     await self._drop(generation.physical)
 
-    async def begin_generation(self, current: MilvusCollection, *, precision: str) -> MilvusCollection:
+    async def begin_generation(self, current: CollectionInfo, *, precision: str) -> MilvusCollection:
         """A new, empty generation with the same uid and space, without an alias; not swept while this process lives."""
-        info = current.info
         generation = Generation(
-            physical=new_physical_name(info.name),
-            name=info.name,
-            uid=info.uid,
-            space_id=info.space_id,
+            physical=new_physical_name(current.name),
+            name=current.name,
+            uid=current.uid,
+            space_id=current.space_id,
             precision=precision,
-            dimension=info.dimension,
-            create_time=info.create_time,
+            dimension=current.dimension,
+            create_time=current.create_time,
             birth_time=now(),
         )
         await self._make(generation)
         return await self._collection(generation)
 
-    async def publish(self, generation: MilvusCollection) -> None:
+    async def publish(self, generation: CollectionInfo) -> None:
         """Make a generation the live one behind its name. The old one stays until it is discarded.
 
         Raises:
             CollectionNotFound: The collection was dropped meanwhile.
         """
-        info = generation.info
-        async with self._locks[info.name]:
-            live = await self._generations.live(info.name)
-            if live is None or live.uid != info.uid:
-                raise CollectionNotFound(f"the collection {info.name!r} was deleted meanwhile")
-            await self._generations.publish(info.generation, info.name)
-            self._live[info.name] = generation
-            self._building.discard(info.generation)
+        async with self._lock(generation.name):
+            live = await self._generations.live(generation.name)
+            if live is None or live.uid != generation.uid:
+                raise CollectionNotFound(f"the collection {generation.name!r} was deleted meanwhile")
+            # Forgotten first: who fails here may have changed the alias, and the name must be resolved afresh.
+            self._live.pop(generation.name, None)
+            await self._generations.publish(generation.generation, generation.name)
+            self._building.discard(generation.generation)
 
-    async def discard(self, generation: MilvusCollection) -> None:
+    async def discard(self, generation: CollectionInfo) -> None:
         """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
-        info = generation.info
-        async with self._locks[info.name]:
-            if not await self._generations.is_live(info.generation):
-                await self._drop(info.generation)
+        async with self._lock(generation.name):
+            if not await self._generations.is_live(generation.generation):
+                await self._drop(generation.generation)
 
     async def sweep(self, grace: float) -> list[str]:
         """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""
@@ -182,7 +183,7 @@ class MilvusIndex:
             physical = generation.physical
             if generation.birth_time > youngest or physical in self._building:
                 continue
-            async with self._locks[generation.name]:
+            async with self._lock(generation.name):
                 # Asked here and not before: it may have been published meanwhile.
                 if not await self._generations.is_live(physical):
                     await self._drop(physical)
@@ -195,6 +196,11 @@ class MilvusIndex:
             await collection.close()
         await self._connection.close()
         self._scans.shutdown(wait=False)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """What changes a name waits for; forgotten when nobody holds it."""
+        lock: asyncio.Lock = self._locks.setdefault(name, asyncio.Lock())
+        return lock
 
     async def _make(self, generation: Generation) -> None:
         self._building.add(generation.physical)

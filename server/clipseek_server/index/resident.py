@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clipseek_server.index.filters import Filter, matches
+from clipseek_server.index.filters import Filter, predicate
 from clipseek_server.index.records import Match, Record, Row, Vector
 
 Result = TypeVar("Result")
@@ -20,6 +20,9 @@ Mask = npt.NDArray[np.bool_]
 
 LOAD_PAGE = 4096
 """Rows read at a time while loading: each page costs Milvus Lite a pass over all rows."""
+
+_STEP = 256
+"""Rows taken over at a time: the event loop is free in between."""
 
 _BLOCK = 4096
 """Vectors are kept in blocks of this many, so that growing copies nothing."""
@@ -60,18 +63,20 @@ class ResidentCopy:
         """Whether it holds everything, so that it may answer."""
         return self._written_while_loading is None
 
-    async def load(self, read_page: Callable[[str, int], Awaitable[Sequence[Row]]]) -> None:
+    async def load(self, read_page: Callable[[str, int], Awaitable[Sequence[Row]]], max_rows: int) -> None:
         """Fill it from ``read_page(after, limit)``: rows in the order of their ids, fewer than ``limit`` at the end.
 
-        Rows may be put and removed meanwhile; what is written during loading is newer than any page.
+        Rows may be put and removed meanwhile; what is written during loading is newer than any page. It stops early,
+        without being loaded, once it holds more than ``max_rows``.
         """
         after, full = "", True
         while full:
             page = await read_page(after, LOAD_PAGE)
-            written = self._written_while_loading or set()
-            for row in page:
-                if row.record.image_id not in written:
-                    self._put(row)
+            for begin in range(0, len(page), _STEP):
+                self._overlay(page[begin : begin + _STEP])
+                await asyncio.sleep(0)
+            if len(self) > max_rows:
+                return
             full = len(page) == LOAD_PAGE
             after = page[-1].record.image_id if page else after
         self._written_while_loading = None
@@ -125,6 +130,12 @@ class ResidentCopy:
         else:
             self._leave(old)
 
+    def _overlay(self, page: Sequence[Row]) -> None:
+        written = self._written_while_loading or set()
+        for row in page:
+            if row.record.image_id not in written:
+                self._put(row)
+
     def _note(self, image_id: str) -> None:
         if self._written_while_loading is not None:
             self._written_while_loading.add(image_id)
@@ -170,10 +181,11 @@ class ResidentCopy:
     # What runs in threads.
 
     def _matching(self, image_ids: Sequence[str], limit: int, filter: Filter) -> list[Record]:
+        matches = predicate(filter)
         found: list[Record] = []
         for image_id in image_ids:
             slot = self._slots.get(image_id)
-            if slot is not None and matches(filter, record := self._record(slot)):
+            if slot is not None and matches(record := self._record(slot)):
                 found.append(record)
                 if len(found) == limit:
                     break
@@ -183,8 +195,9 @@ class ResidentCopy:
         self, wanted: Mask, queries: npt.NDArray[np.float32], limits: Sequence[int], filter: Filter | None
     ) -> list[list[Match]]:
         if filter is not None:
+            matches = predicate(filter)
             for slot in np.flatnonzero(wanted).tolist():
-                wanted[slot] = matches(filter, self._record(slot))
+                wanted[slot] = matches(self._record(slot))
         scores = np.empty((len(queries), len(wanted)), dtype=np.float32)
         for number, block in enumerate(self._blocks[: -(-len(wanted) // _BLOCK)]):
             part = scores[:, number * _BLOCK : (number + 1) * _BLOCK]

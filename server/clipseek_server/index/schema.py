@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
+from clipseek_server.index.metadata import decode, encode
 from clipseek_server.index.records import Record, Row
 
 SCHEMA_VERSION = 1
@@ -48,20 +50,21 @@ def collection_schema(dimension: int) -> Any:
 
 def stored(row: Row) -> Row:
     """The row as Milvus gives it back: whole numbers in metadata are integers."""
-    record = row.record
-    return Row(record.with_metadata(_with_integers(record.metadata), update_time=record.update_time), row.vector)
+    return Row(replace(row.record, metadata=_with_integers(row.record.metadata)), row.vector)
 
 
 def to_entity(row: Row) -> dict[str, object]:
     """What pymilvus writes."""
     entity: dict[str, object] = {name: getattr(row.record, name) for name in RECORD_FIELDS}
+    entity["metadata"] = encode(row.record.metadata)
     entity[VECTOR_FIELD] = row.vector
     return entity
 
 
 def to_record(entity: Mapping[str, Any]) -> Record:
     """A record from what pymilvus read."""
-    return Record(**{name: entity[name] for name in RECORD_FIELDS})
+    values = {name: entity[name] for name in RECORD_FIELDS}
+    return Record(**values | {"metadata": decode(values["metadata"])})
 
 
 def to_row(entity: Mapping[str, Any]) -> Row:
@@ -87,7 +90,7 @@ def _checked(image_id: str) -> str:
 
 
 def _with_integers(value: Any) -> Any:
-    """JSON where 3.0 is 3: the engines compare and print the two differently."""
+    """Plain JSON where 3.0 is 3: a Struct knows doubles only, and people write 3."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT_INTEGER:
         return int(value)
     if isinstance(value, Mapping):
