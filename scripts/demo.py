@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
 from clipseek import Client, InsertItem, SearchResult
 from clipseek.gallery import Section, gallery_html
 from clipseek.pictures import sniff
 from local_server import serving
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "bundles" / "default"

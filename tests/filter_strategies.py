@@ -3,6 +3,8 @@
 import random
 from typing import Any
 
+from hypothesis import strategies as st
+
 import filter_cases
 from clipseek_server.index.filters.tree import (
     And,
@@ -19,7 +21,6 @@ from clipseek_server.index.filters.tree import (
     Value,
 )
 from clipseek_server.index.records import Record
-from hypothesis import strategies as st
 
 _KEYS = ("a", "b", "and")
 _NUMBERS = (-3, 0, 1, 2, 2.5, 1e300, 5e-324, 2**53)

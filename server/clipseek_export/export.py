@@ -6,6 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from clipseek_export import graphs
+from clipseek_export.errors import ExportError
+from clipseek_export.measure import Tower, Towers, measure_agreement, measure_parity
+from clipseek_export.source import Embeddings, SourceModel
+from clipseek_export.space import describe_space
+from clipseek_export.writer import whole_folder
 from clipseek_server.encoding.bundle import (
     MANIFEST_FILE,
     TEXT_FILE,
@@ -20,13 +26,6 @@ from clipseek_server.encoding.bundle import (
     read_manifest,
     verify_files,
 )
-
-from clipseek_export import graphs
-from clipseek_export.errors import ExportError
-from clipseek_export.measure import Tower, Towers, measure_agreement, measure_parity
-from clipseek_export.source import Embeddings, SourceModel
-from clipseek_export.space import describe_space
-from clipseek_export.writer import whole_folder
 
 _FP32_PREFIX: Final = "fp32."
 _GOLDEN_SEEDS: Final = (0, 1)

@@ -9,12 +9,12 @@ from typing import Final
 
 import onnx
 import torch
-from clipseek_server.encoding.bundle import Precision
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from clipseek_export.errors import ExportError
 from clipseek_export.source import SourceModel
+from clipseek_server.encoding.bundle import Precision
 
 _OPSET: Final = 18
 _HEAVY: Final = frozenset({"MatMul", "Gemm", "Conv"})

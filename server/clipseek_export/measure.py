@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+
+from clipseek_export.errors import ExportError
+from clipseek_export.samples import SENTENCES, photographs, photographs_and_details
+from clipseek_export.source import Embeddings, Pixels, SourceModel
 from clipseek_server.encoding.bundle import (
     TEXT_FILE,
     TOKENIZER_FILE,
@@ -16,10 +20,6 @@ from clipseek_server.encoding.bundle import (
 )
 from clipseek_server.encoding.sessions import GraphSession
 from clipseek_server.encoding.tokenizing import TextTokenizer
-
-from clipseek_export.errors import ExportError
-from clipseek_export.samples import SENTENCES, photographs, photographs_and_details
-from clipseek_export.source import Embeddings, Pixels, SourceModel
 
 Tower = Literal["vision", "text"]
 

@@ -5,11 +5,11 @@ from importlib.resources import files
 from typing import Final
 
 import numpy as np
-from clipseek_server.encoding.bundle import PixelSpec
-from clipseek_server.encoding.pictures import decode_picture, preprocess
 from PIL import Image
 
 from clipseek_export.source import Pixels
+from clipseek_server.encoding.bundle import PixelSpec
+from clipseek_server.encoding.pictures import decode_picture, preprocess
 
 # Only what lies in the wheel: skimage.data's other pictures are downloaded.
 PHOTOGRAPHS: Final = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from clipseek_server.encoding.bundle import PixelSpec, Source, TextSpec
 
 Embeddings = npt.NDArray[np.float32]

@@ -5,10 +5,10 @@ import json
 from typing import Any, Final
 
 import torch
-from clipseek_server.encoding.bundle import Space
 from tokenizers import Tokenizer
 
 from clipseek_export.source import SourceModel
+from clipseek_server.encoding.bundle import Space
 
 # What normalising, splitting and closing a text do is taken from what comes out. Another list is another space for
 # every model: leave it as it is.

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipseek_server.encoding.bundle import MANIFEST_FILE
-
 from clipseek_export.errors import ExportError
+from clipseek_server.encoding.bundle import MANIFEST_FILE
 
 
 @contextmanager

@@ -5,15 +5,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import filter_cases
 import pytest
+from hypothesis import HealthCheck, given, settings
+from milvus_lite.adapter.grpc.server import start_server_in_thread
+from pymilvus import DataType, MilvusClient
+
+import filter_cases
 from clipseek_server.index.filters import Filter, matches, parse_filter, predicate, to_milvus
 from clipseek_server.index.metadata import encode
 from clipseek_server.index.records import Record
 from filter_strategies import filters, random_records
-from hypothesis import HealthCheck, given, settings
-from milvus_lite.adapter.grpc.server import start_server_in_thread
-from pymilvus import DataType, MilvusClient
 
 RANDOM_RECORDS = random_records(60, seed=2)
 EVERYTHING = [*filter_cases.RECORDS, *RANDOM_RECORDS]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clipseek_server.config import Settings
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from clipseek_server.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

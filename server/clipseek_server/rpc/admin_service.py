@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 
 from clipseek.v1 import admin_service_pb2 as pb
-
 from clipseek_server.catalog.checks import Checks, Fault
 from clipseek_server.catalog.rebuilds import Rebuilds
 from clipseek_server.rpc import convert

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from clipseek.v1 import search_service_pb2 as pb
-
 from clipseek_server.catalog.inserts import Inserts, NewImage, OnExists
 from clipseek_server.config import Settings
 from clipseek_server.errors import InvalidField, MalformedMessage, NotServing

@@ -1,7 +1,6 @@
 """CollectionService."""
 
 from clipseek.v1 import collection_service_pb2 as pb
-
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.page_tokens import PagePosition
 from clipseek_server.catalog.rebuilds import Rebuilds

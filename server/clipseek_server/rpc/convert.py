@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from clipseek.v1 import admin_service_pb2, collection_service_pb2, image_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from clipseek.v1 import admin_service_pb2, collection_service_pb2, image_pb2
 from clipseek_server.catalog.collections import CollectionView
 from clipseek_server.catalog.inserts import Inserted, Outcome
 from clipseek_server.catalog.interfaces import Model

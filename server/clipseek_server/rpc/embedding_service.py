@@ -1,7 +1,6 @@
 """EmbeddingService."""
 
 from clipseek.v1 import embedding_service_pb2 as pb
-
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import Model
 from clipseek_server.catalog.models import Models

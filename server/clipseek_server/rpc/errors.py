@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import grpc
-from clipseek.v1 import errors_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from clipseek.v1 import errors_pb2
 from clipseek_server.errors import ClipseekError, Overloaded
 from clipseek_server.telemetry import Call, log
 

@@ -1,7 +1,6 @@
 """InfoService."""
 
 from clipseek.v1 import info_service_pb2 as pb
-
 from clipseek_server.catalog.interfaces import Index, Model
 from clipseek_server.catalog.models import Models
 from clipseek_server.config import Settings

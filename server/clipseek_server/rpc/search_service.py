@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 import numpy as np
-from clipseek.v1 import search_service_pb2 as pb
 
+from clipseek.v1 import search_service_pb2 as pb
 from clipseek_server.catalog.images import Images, MetadataChange
 from clipseek_server.catalog.inserts import Inserts, NewImage
 from clipseek_server.catalog.searches import Found, Given, Picture, Query, Searches, Stored, Term, Text

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
 from clipseek.v1 import (
     admin_service_pb2,
     collection_service_pb2,
@@ -11,10 +15,6 @@ from clipseek.v1 import (
     info_service_pb2,
     search_service_pb2,
 )
-from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
 from clipseek_server.rpc.edge import Edge, Method
 
 SERVICES: dict[str, ServiceDescriptor] = {

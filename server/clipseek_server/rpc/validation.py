@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipseek.v1 import image_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct, Value
 
+from clipseek.v1 import image_pb2
 from clipseek_server.catalog.collections import DEFAULT_COLLECTION
 from clipseek_server.catalog.images import check_metadata_size
 from clipseek_server.catalog.inserts import OnExists

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-import filter_cases
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import filter_cases
 from clipseek_server.errors import InvalidFilter
 from clipseek_server.index.filters import Filter, fingerprint, matches, parse_filter, predicate, to_milvus, to_text
 from clipseek_server.index.filters.tree import (
@@ -18,8 +21,6 @@ from clipseek_server.index.filters.tree import (
 )
 from clipseek_server.index.records import Record
 from filter_strategies import filters, random_records
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 RECORDS = [*filter_cases.RECORDS, *random_records(60, seed=1)]
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from clipseek_server.index.metadata import decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from clipseek_server.index.metadata import decode, encode
 
 _scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=5)
 _values: st.SearchStrategy[Any] = st.recursive(
