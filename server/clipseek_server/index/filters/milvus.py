@@ -30,7 +30,7 @@ _LAST_CHARACTER = "\U0010ffff"
 
 
 def to_milvus(condition: Filter) -> str:
-    """The expression that holds for the same rows, on every engine."""
+    """The expression that holds for the same rows on every engine; ``and`` may join it to others as it is."""
     return _write(condition, negated=False)
 
 
