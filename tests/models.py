@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from clipseek_server.encoding.bundle import Precision
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from clipseek_server.encoding.bundle import Precision
+
+Pooling = Literal["argmax", "first_eos"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ["a", "the", "of", "on", "in", "and", "photo", "picture", "cat", "dog", "cup", "coffee", "red", "rocket"]
@@ -17,7 +20,7 @@ def make_small_clip(
     folder: Path,
     *,
     seed: int = 0,
-    pooling: Literal["argmax", "first_eos"] = "argmax",
+    pooling: Pooling = "argmax",
     image_size: int = 32,
     context_length: int = 77,
     dimension: int = 32,
@@ -55,7 +58,7 @@ def make_small_clip(
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = CLIPModel(config).eval()
+        model = CLIPModel(config)
         for name, tensor in model.named_parameters():
             # The usual initialisation is so small that all inputs end in nearly the same embedding.
             if tensor.ndim >= 2:
@@ -71,9 +74,31 @@ def export_bundle(model_folder: Path, output: Path, precision: Precision = "fp32
     """Export a model folder as ``scripts/export_onnx.py`` does, quietly; returns the bundle's folder."""
     from clipseek_export import clip
     from clipseek_export.export import export
+    from clipseek_export.hub import find_checkpoint
 
-    export(clip.load(str(model_folder)), output, precision)
+    export(clip.load(find_checkpoint(str(model_folder))), output, precision)
     return output
+
+
+class SmallClips:
+    """Small models and their bundles, each made once and then only read.
+
+    Args:
+        folder: Where they are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def checkpoint(self, pooling: Pooling = "argmax") -> Path:
+        """A model in transformers' format."""
+        folder = self._folder / pooling
+        return folder if folder.is_dir() else make_small_clip(folder, pooling=pooling)
+
+    def bundle(self, pooling: Pooling = "argmax", precision: Precision = "fp32") -> Path:
+        """The same model as a bundle."""
+        bundle = self._folder / f"{pooling}-{precision}"
+        return bundle if bundle.is_dir() else export_bundle(self.checkpoint(pooling), bundle, precision)
 
 
 def _tokenizer(*, special_first: bool, context_length: int) -> CLIPTokenizer:
@@ -91,5 +116,7 @@ def _tokenizer(*, special_first: bool, context_length: int) -> CLIPTokenizer:
                 entries.append(pieces[0])
     entries = [START, END, *entries] if special_first else [*entries, START, END]
     return CLIPTokenizer(
-        vocab={entry: index for index, entry in enumerate(entries)}, merges=merges, model_max_length=context_length
+        vocab={entry: index for index, entry in enumerate(entries)},
+        merges=merges,  # type: ignore[arg-type]  # its annotation forgets pairs
+        model_max_length=context_length,
     )

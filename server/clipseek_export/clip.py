@@ -1,25 +1,21 @@
 """CLIP (Radford et al., 2021) from a checkpoint in transformers' format."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from clipseek_server.encoding.bundle import PixelSpec, Source, TextSpec
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clipseek_export.errors import ExportError
-from clipseek_export.hub import Checkpoint, find_checkpoint
+from clipseek_export.hub import Checkpoint
 from clipseek_export.source import Embeddings, Pixels, SourceModel
-
-DEFAULT_MODEL: Final = "openai/clip-vit-base-patch32"
-
-# The main branch has the weights only as a pickle; this commit is the hub's own conversion of it to safetensors.
-_DEFAULT_REVISION: Final = "c237dc49a33fc61debc9276459120b7eac67e7ef"
+from clipseek_server.encoding.bundle import PixelSpec, Source, TextSpec
 
 _INTERPOLATIONS: Final[dict[int, Literal["bilinear", "bicubic", "lanczos"]]] = {
     1: "lanczos",
@@ -76,29 +72,20 @@ class TextTower(torch.nn.Module):
         return torch.nn.functional.normalize(self.model.text_projection(pooled), dim=-1)
 
 
-def load(model: str = DEFAULT_MODEL, revision: str | None = None) -> SourceModel:
+def load(checkpoint: Checkpoint) -> SourceModel:
     """Load a CLIP checkpoint.
 
-    Args:
-        model: Hub id or folder.
-        revision: Branch, tag or commit on the hub.
-
     Raises:
-        HubUnreachable: The hub does not answer.
         ExportError: Not a whole CLIP checkpoint with safetensors weights.
     """
-    if model == DEFAULT_MODEL and revision is None:
-        revision = _DEFAULT_REVISION
-    checkpoint = find_checkpoint(model, revision)
     folder = checkpoint.folder
     _check_architecture(checkpoint)
     clip, tensors = _load_weights(folder)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    config = clip.config
-    pixels = _pixel_spec(processor, config.vision_config.image_size)
-    context_length = config.text_config.max_position_embeddings
-    end_id = _end_id(config.text_config.eos_token_id, tokenizer)
+    tokenizer, processor = _load_processing(folder)
+    vision, text = clip.vision_model.config, clip.text_model.config
+    pixels = _pixel_spec(processor, vision.image_size)
+    context_length = text.max_position_embeddings
+    end_id = _end_id(text.eos_token_id, tokenizer)
 
     def reference_pictures(batch: Pixels) -> Embeddings:
         inputs = processor(
@@ -130,7 +117,7 @@ def load(model: str = DEFAULT_MODEL, revision: str | None = None) -> SourceModel
             padding="longest",
             pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         ),
-        dimension=config.projection_dim,
+        dimension=clip.visual_projection.out_features,
         logit_scale=float(clip.logit_scale.detach().exp()),
         pooling="argmax" if end_id is None else "first_eos",
         tensors=tensors,
@@ -138,7 +125,7 @@ def load(model: str = DEFAULT_MODEL, revision: str | None = None) -> SourceModel
         reference_texts=reference_texts,
         constants={
             f"{name}_{key}": getattr(tower, key)
-            for name, tower in (("vision", config.vision_config), ("text", config.text_config))
+            for name, tower in (("vision", vision), ("text", text))
             for key in ("hidden_act", "layer_norm_eps", "num_attention_heads")
         },
     )
@@ -167,7 +154,7 @@ def _check_architecture(checkpoint: Checkpoint) -> None:
 def _load_weights(folder: Path) -> tuple[CLIPModel, dict[str, torch.Tensor]]:
     """The model at fp32, and its tensors under the names that they have in the files."""
     try:
-        model, loading = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
@@ -175,33 +162,47 @@ def _load_weights(folder: Path) -> tuple[CLIPModel, dict[str, torch.Tensor]]:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except Exception as error:
+    except Exception as error:  # transformers raises all kinds
         raise ExportError(f"{folder}: the weights cannot be loaded: {error}") from error
+    model: CLIPModel
+    model, loading = loaded
+    # transformers fills in what is missing with random numbers.
     absent = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])})
     if absent:
         raise ExportError(
             f"{folder}: weights are missing or of another shape: {', '.join(absent[:3])} ({len(absent)} in all)"
         )
     tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    whole = folder / "model.safetensors"
+    for path in [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors")):
         tensors.update(load_file(path))
     # Older versions saved the position ids, which are counted and not learnt.
     extra = {name for name in tensors if name in loading["unexpected_keys"] or name.endswith("position_ids")}
-    return model.eval(), {name: tensor for name, tensor in tensors.items() if name not in extra}
+    model.train(False)
+    return model, {name: tensor for name, tensor in tensors.items() if name not in extra}
 
 
-def _pixel_spec(processor: CLIPImageProcessorPil, image_size: int) -> PixelSpec:
-    interpolation = _INTERPOLATIONS.get(int(processor.resample))
-    size, crop = dict(processor.size), dict(processor.crop_size)
+def _load_processing(folder: Path) -> tuple[PreTrainedTokenizerBase, CLIPImageProcessorPil]:
+    try:
+        return (
+            AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True),
+        )
+    except Exception as error:  # transformers raises all kinds
+        raise ExportError(f"{folder}: tokenizer or image processor cannot be loaded: {error}") from error
+
+
+def _pixel_spec(processor: CLIPImageProcessorPil, image_size: object) -> PixelSpec:
+    square = {"height": image_size, "width": image_size}
+    size, interpolation = dict(processor.size), _INTERPOLATIONS.get(int(processor.resample))
     edge = size.get("shortest_edge")
-    unlike = (
-        not (processor.do_resize and processor.do_rescale and processor.do_normalize)
-        or abs(processor.rescale_factor * 255 - 1) > 1e-6
+    cropped = edge is not None and processor.do_center_crop and dict(processor.crop_size) == square
+    scaled = processor.do_rescale and abs(processor.rescale_factor * 255 - 1) < 1e-6 and processor.do_normalize
+    if (
+        not isinstance(image_size, int)
         or interpolation is None
-        or (edge is not None and (not processor.do_center_crop or crop != {"height": image_size, "width": image_size}))
-        or (edge is None and size != {"height": image_size, "width": image_size})
-    )
-    if unlike or interpolation is None:
+        or not (processor.do_resize and scaled and (cropped or size == square))
+    ):
         raise ExportError(
             f"preprocessor_config.json asks for what is not supported here: {processor.to_json_string()}\n"
             f"Supported: resize (bilinear, bicubic, lanczos) to a shortest edge, then a centre crop of {image_size}; "
@@ -213,20 +214,26 @@ def _pixel_spec(processor: CLIPImageProcessorPil, image_size: int) -> PixelSpec:
         resize="exact" if edge is None else "shortest_edge",
         resize_to=image_size if edge is None else edge,
         interpolation=interpolation,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
+        mean=_three(processor.image_mean),
+        std=_three(processor.image_std),
     )
 
 
-def _end_id(configured: int, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def _three(channels: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = channels
+    return float(red), float(green), float(blue)
+
+
+def _end_id(configured: object, tokenizer: PreTrainedTokenizerBase) -> int | None:
     if configured == _LEGACY_END:
         return None
-    if tokenizer("")["input_ids"][-1] != configured:
+    end: int = tokenizer("")["input_ids"][-1]
+    if end != configured:
         raise ExportError(
-            f"config.json says that texts end with token {configured}, the tokenizer ends them with "
-            f"{tokenizer('')['input_ids'][-1]}; correct eos_token_id in text_config"
+            f"config.json says that texts end with token {configured}, the tokenizer ends them with {end}; "
+            "correct eos_token_id in text_config"
         )
-    return configured
+    return end
 
 
 def _serialised(tokenizer: PreTrainedTokenizerBase) -> str:

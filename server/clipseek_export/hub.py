@@ -5,6 +5,7 @@ it is silent for too long it is ended: neither a name server that hangs nor a se
 hold up an export, whatever the library's own time limits and retries are.
 """
 
+import errno
 import json
 import os
 import re
@@ -17,11 +18,19 @@ from typing import Final, NoReturn
 
 from clipseek_export.errors import ExportError, HubUnreachable
 
-SILENCE: Final = 9.0
-"""Seconds without any progress after which the hub counts as out of reach."""
+DEFAULT_MODEL: Final = "openai/clip-vit-base-patch32"
+
+# The main branch has the weights only as a pickle; this commit is the hub's own conversion of it to safetensors.
+_DEFAULT_REVISION: Final = "c237dc49a33fc61debc9276459120b7eac67e7ef"
+
+_ANSWER: Final = 9.0
+"""Seconds for the hub to answer at all, the child's start included."""
 
 _TIMEOUT: Final = 6.0
-"""Seconds for one answer; shorter than the silence allowed, so that the cache can still be looked at."""
+"""Seconds for the library's one request; shorter, so that the cache can still be looked at."""
+
+_STALL: Final = 60.0
+"""Seconds that a download may stand still. The library tells of every 10 MB, and lines are slow."""
 
 _WANTED = (
     "config.json",
@@ -51,12 +60,12 @@ class Checkpoint:
     license: str
 
 
-def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Find a checkpoint, downloading it where needed.
+def find_checkpoint(model: str = DEFAULT_MODEL, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint, downloading it where needed. A hub that does not answer costs less than 10 s.
 
     Args:
         model: A folder, or a hub id such as ``openai/clip-vit-base-patch32``.
-        revision: Branch, tag or commit on the hub; its main branch without one.
+        revision: Branch, tag or commit on the hub; its main branch without one, except for the default model.
 
     Raises:
         HubUnreachable: The hub does not answer, and its local cache does not hold the model.
@@ -68,6 +77,8 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
             raise ExportError(f"{model} is a folder: --revision is for models on the hub")
         _check_weights(model, [path.name for path in folder.iterdir()])
         return Checkpoint(folder, folder.resolve().name, "", _license(folder, folder.name))
+    if model == DEFAULT_MODEL and revision is None:
+        revision = _DEFAULT_REVISION
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise ExportError(f"{model} is neither a folder nor a hub id such as openai/clip-vit-base-patch32")
     return _ask_child(model, revision)
@@ -75,17 +86,17 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
 def _ask_child(model: str, revision: str | None) -> Checkpoint:
     command = [sys.executable, "-m", "clipseek_export.hub", model, *([revision] if revision else [])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 (our own module)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)  # noqa: S603 (our own module)
     assert child.stdout is not None  # noqa: S101 (what PIPE means)
-    said = b""
+    said, patience = b"", _ANSWER
     try:
-        while select.select([child.stdout], [], [], SILENCE)[0]:
+        while select.select([child.stdout], [], [], patience)[0]:
             read = os.read(child.stdout.fileno(), 65536)
             if not read:
                 break
-            said += read
+            said, patience = said + read, _STALL
         else:
-            raise HubUnreachable(_unreachable(model, f"no answer for {SILENCE:.0f} s"))
+            raise HubUnreachable(_unreachable(model, f"silent for {patience:.0f} s"))
     finally:
         child.kill()
         child.wait()
@@ -140,9 +151,9 @@ def _fetch(model: str, revision: str | None) -> Checkpoint:
     """In the child: ask the hub what the model has, then download what an export needs."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Reported(tqdm):  # type: ignore[misc]  # tqdm has no types
+    class Reported(tqdm):
         """A progress bar that also tells the parent that bytes arrived."""
 
         def update(self, n: float | None = 1) -> None:
@@ -177,7 +188,12 @@ def _fetch(model: str, revision: str | None) -> Checkpoint:
     _check_weights(model, names)
     print(".", end="", flush=True)  # noqa: T201 (the pipe to the parent)
     wanted = [name for name in names if name in _WANTED or _WEIGHTS.fullmatch(name)]
-    folder = Path(snapshot_download(model, revision=info.sha, allow_patterns=wanted, tqdm_class=Reported))
+    try:
+        folder = Path(snapshot_download(model, revision=info.sha, allow_patterns=wanted, tqdm_class=Reported))
+    except Exception as error:  # the transport's, or the disk's
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ExportError(f"no space for {model} in the hub's cache: free some, or set HF_HOME") from error
+        _give_up(f"the download failed: {error}")
     return Checkpoint(folder, model, info.sha or "", _license(folder, model))
 
 
