@@ -154,7 +154,7 @@ def _open(data: bytes) -> Image.Image:
         for name in _FORMATS:
             accepts = Image.OPEN[name][1]
             if accepts is not None and accepts(data[:16]) is True:
-                message = f"the picture begins like {_MEDIA_TYPES[name]}, but its header is damaged or cut off"
+                message = f"the picture ({_MEDIA_TYPES[name]}) has a header that is damaged, cut off or of a rare kind"
                 raise InvalidImage(message) from error
         raise InvalidImage(f"not a picture of a supported format ({', '.join(SUPPORTED_MEDIA_TYPES)})") from error
 
