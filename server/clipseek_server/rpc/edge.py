@@ -113,7 +113,7 @@ class Edge:
 
     def handlers(
         self, service: ServiceDescriptor, methods: Mapping[str, Method], *, with_pictures: frozenset[str] = frozenset()
-    ) -> grpc.GenericRpcHandler[bytes, bytes]:
+    ) -> grpc.GenericRpcHandler:
         """GRPC handlers for every method of a service.
 
         Args:
@@ -134,7 +134,7 @@ class Edge:
 
     def _handler(
         self, method: MethodDescriptor, function: Method, budget: ByteBudget
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         message_class = GetMessageClass(method.input_type)
 
         async def unary(stream: MessageStream[Message], call: Call, context: Context) -> bytes:

@@ -35,7 +35,7 @@ class Health:
     """The health service: one entry a service, and an empty name for the whole server. All begin as not serving."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
-        self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
+        self._servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def set(self, service: str, *, serving: bool) -> None:
