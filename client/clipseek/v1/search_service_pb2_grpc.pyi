@@ -43,10 +43,12 @@ class SearchServiceStub:
     A request id is taken from the metadata key `x-request-id`, or made; the answer's initial metadata carries it back.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
-    Filters are boolean expressions, at most 4,096 characters and 32 levels deep. Fields: `width`, `height`, `size_bytes`,
-    `media_type`, `create_time` (compared with RFC 3339 strings) and `metadata.key` (nested: `metadata.a.b`).
+    Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
+    (each value of an `in` counts). Fields: `width`, `height`, `size_bytes`, `media_type`, `image_id`, `create_time` and
+    `update_time` (compared with RFC 3339 strings), and `metadata.key` (nested: `metadata.a.b`).
     Operators: `==` `!=` `<` `<=` `>` `>=`, `in [..]`, `like "prefix%"`, `exists metadata.key`, `and`, `or`, `not`,
-    parentheses. A comparison with a missing key or a value of another type is false, and `not` negates that.
+    parentheses. A comparison, `!=` too, with a missing key, null or a value of another type is false, and `not` negates
+    that; `true` is not 1. Strings are ordered by code points.
     Example: `metadata.album == "summer" and width >= 800 and not metadata.rating < 3`.
     """
 
@@ -128,10 +130,12 @@ class SearchServiceAsyncStub(SearchServiceStub):
     A request id is taken from the metadata key `x-request-id`, or made; the answer's initial metadata carries it back.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
-    Filters are boolean expressions, at most 4,096 characters and 32 levels deep. Fields: `width`, `height`, `size_bytes`,
-    `media_type`, `create_time` (compared with RFC 3339 strings) and `metadata.key` (nested: `metadata.a.b`).
+    Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
+    (each value of an `in` counts). Fields: `width`, `height`, `size_bytes`, `media_type`, `image_id`, `create_time` and
+    `update_time` (compared with RFC 3339 strings), and `metadata.key` (nested: `metadata.a.b`).
     Operators: `==` `!=` `<` `<=` `>` `>=`, `in [..]`, `like "prefix%"`, `exists metadata.key`, `and`, `or`, `not`,
-    parentheses. A comparison with a missing key or a value of another type is false, and `not` negates that.
+    parentheses. A comparison, `!=` too, with a missing key, null or a value of another type is false, and `not` negates
+    that; `true` is not 1. Strings are ordered by code points.
     Example: `metadata.album == "summer" and width >= 800 and not metadata.rating < 3`.
     """
 
@@ -209,10 +213,12 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     A request id is taken from the metadata key `x-request-id`, or made; the answer's initial metadata carries it back.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
-    Filters are boolean expressions, at most 4,096 characters and 32 levels deep. Fields: `width`, `height`, `size_bytes`,
-    `media_type`, `create_time` (compared with RFC 3339 strings) and `metadata.key` (nested: `metadata.a.b`).
+    Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
+    (each value of an `in` counts). Fields: `width`, `height`, `size_bytes`, `media_type`, `image_id`, `create_time` and
+    `update_time` (compared with RFC 3339 strings), and `metadata.key` (nested: `metadata.a.b`).
     Operators: `==` `!=` `<` `<=` `>` `>=`, `in [..]`, `like "prefix%"`, `exists metadata.key`, `and`, `or`, `not`,
-    parentheses. A comparison with a missing key or a value of another type is false, and `not` negates that.
+    parentheses. A comparison, `!=` too, with a missing key, null or a value of another type is false, and `not` negates
+    that; `true` is not 1. Strings are ordered by code points.
     Example: `metadata.album == "summer" and width >= 800 and not metadata.rating < 3`.
     """
 

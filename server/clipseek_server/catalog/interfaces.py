@@ -144,13 +144,13 @@ class Index(Protocol):
     async def drop(self, name: str) -> None:
         """Drop a collection: the alias first, then every generation behind the name."""
 
-    async def begin_generation(self, current: CollectionIndex, *, precision: str) -> CollectionIndex:
+    async def begin_generation(self, current: CollectionInfo, *, precision: str) -> CollectionIndex:
         """A new, empty generation with the same uid and space, without an alias; not swept while this process lives."""
 
-    async def publish(self, generation: CollectionIndex) -> None:
+    async def publish(self, generation: CollectionInfo) -> None:
         """Make a generation the live one behind its name. The old one stays until it is discarded."""
 
-    async def discard(self, generation: CollectionIndex) -> None:
+    async def discard(self, generation: CollectionInfo) -> None:
         """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
 
     async def sweep(self, grace: float) -> list[str]:

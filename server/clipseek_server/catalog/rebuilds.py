@@ -131,7 +131,7 @@ class Rebuilds:
 
     async def _rebuild(self, rebuild: _Rebuild, old: CollectionIndex, model: Model) -> None:
         call = Call(request_id=rebuild.progress.rebuild_id, bulk=True)
-        new = await self._index.begin_generation(old, precision=model.manifest.precision)
+        new = await self._index.begin_generation(old.info, precision=model.manifest.precision)
         try:
             await rebuild.report(generation=new.info.generation, images_total=await old.count(call, strong=True))
             async for page in _pages(old, call):
@@ -140,13 +140,13 @@ class Rebuilds:
             await rebuild.report(phase=Phase.CHECKING)
             await _compare(old, new, call)
             await rebuild.report(phase=Phase.SWITCHING)
-            await self._index.publish(new)
+            await self._index.publish(new.info)
         except BaseException:
             with suppress(ClipseekError):  # the sweep will
-                await self._index.discard(new)
+                await self._index.discard(new.info)
             raise
         await rebuild.report(phase=Phase.DROPPING)
-        await self._index.discard(old)
+        await self._index.discard(old.info)
 
     async def _embed_again(
         self, record: Record, old: CollectionIndex, new: CollectionIndex, model: Model, call: Call
