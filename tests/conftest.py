@@ -1,0 +1,52 @@
+"""Fixtures for all tests: small models, pictures, and servers that really run."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clipseek_server.config import Settings
+from models import export_bundle, make_small_clip
+from servers import ServerThread
+
+from clipseek import Client
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory) -> Path:
+    """A random CLIP of two layers a tower, in transformers' format."""
+    return make_small_clip(tmp_path_factory.mktemp("model") / "small-clip")
+
+
+@pytest.fixture(scope="session")
+def bundle(small_clip, tmp_path_factory) -> Path:
+    """Its bundle."""
+    return export_bundle(small_clip, tmp_path_factory.mktemp("bundles") / "small-clip")
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory) -> Path:
+    """A bundle of another space."""
+    model = make_small_clip(tmp_path_factory.mktemp("model") / "other-clip", seed=1)
+    return export_bundle(model, tmp_path_factory.mktemp("bundles") / "other-clip")
+
+
+@pytest.fixture(scope="session")
+def server(bundle, tmp_path_factory) -> Iterator[ServerThread]:
+    """A server over Milvus Lite for all tests that need no other settings; each uses a collection of its own."""
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path_factory.mktemp("data"))
+    with ServerThread(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server) -> Iterator[Client]:
+    """A client of that server."""
+    with Client(server.address) as connected:
+        yield connected
+
+
+@pytest.fixture
+def collection() -> str:
+    """A name that no other test uses."""
+    return f"test_{uuid.uuid4().hex}"
