@@ -2,18 +2,18 @@
 
 ``vision.onnx`` (``pixels`` uint8 ``[batch, 3, height, width]`` -> ``embedding`` float32 ``[batch, dimension]``),
 ``text.onnx`` (``input_ids`` and ``attention_mask`` int64 ``[batch, sequence]`` -> ``embedding``), ``tokenizer.json``
-(Hugging Face tokenizers) and ``bundle.json``, which this module describes. The exporter writes bundles, the server reads
-them. Scaling, mean and deviation, pooling, projection and L2 normalisation are inside the graphs.
+(Hugging Face tokenizers) and ``bundle.json``, which this module describes. The exporter writes bundles, the server
+reads them. Scaling, mean and deviation, pooling, projection and L2 normalisation are inside the graphs.
 """
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipseek_server.errors import StartupError
 
@@ -35,12 +35,18 @@ class PixelSpec(_Part):
     height: int = Field(gt=0, description="Rows of the input.")
     width: int = Field(gt=0, description="Columns of the input.")
     resize: Literal["shortest_edge", "exact"] = Field(
-        description="shortest_edge: scale so that the shorter side is resize_to, then crop the centre; exact: scale both."
+        description="shortest_edge: the shorter side is scaled to resize_to, then the centre is cut out; exact: both."
     )
     resize_to: int = Field(gt=0, description="Length of the shorter side after scaling; height and width when exact.")
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float] = Field(description="Of the channels scaled to [0, 1]; applied in the graph.")
     std: tuple[float, float, float] = Field(description="Of the channels scaled to [0, 1]; applied in the graph.")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.resize == "shortest_edge" and self.resize_to < max(self.height, self.width):
+            raise ValueError("the picture is scaled to less than what is cropped from it; padding is not supported")
+        return self
 
 
 class PictureRule(_Part):
@@ -74,7 +80,7 @@ class TextSpec(_Part):
 
     context_length: int = Field(gt=0, description="Tokens a text may have, with the special ones.")
     padding: Literal["longest", "context"] = Field(
-        description="longest: to the longest text of the batch, which changes no embedding; context: always to the full length."
+        description="longest: to the longest text of a batch, which changes no embedding; context: to the full length."
     )
     pad_id: int = Field(description="The token to pad with; its attention_mask is 0.")
 
@@ -159,7 +165,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise StartupError(f"{folder} holds no model bundle ({MANIFEST_FILE} is missing); make one with scripts/export_onnx.py") from None
+        raise StartupError(
+            f"{folder} holds no model bundle ({MANIFEST_FILE} is missing); make one with scripts/export_onnx.py"
+        ) from None
     except (OSError, ValidationError) as error:
         raise StartupError(f"{path} cannot be read: {error}") from error
     if manifest.space.space_id != manifest.space_id:

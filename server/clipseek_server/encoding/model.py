@@ -158,32 +158,38 @@ class LoadedModel:
         return results
 
     def _check(self, golden: Golden) -> None:
-        result: Vector | EmbeddedText | Exception
-        if golden.text is not None:
-            what = f"the text {golden.text!r}"
-            result = self._run_text([golden.text])[0]
-        elif golden.picture_seed is not None:
-            what = f"the generated picture {golden.picture_seed}"
-            result = self._run_vision([golden_pixels(golden.picture_seed, self._manifest.space.pixels)])[0]
-        else:
-            return
-        if isinstance(result, Exception):
-            raise StartupError(f"the model {self._manifest.name!r} fails at {what}: {result}") from result
-        vector = result.vector if isinstance(result, EmbeddedText) else result
+        name = self._manifest.name
+        what = (
+            f"the text {golden.text!r}" if golden.text is not None else f"the generated picture {golden.picture_seed}"
+        )
+        try:
+            vector = self._embed(golden)
+        except Exception as error:
+            raise StartupError(f"the model {name!r} fails at {what}: {error}") from error
         expected = np.array(golden.embedding, np.float32)
-        if vector.shape != expected.shape:
+        if not vector.size == expected.size == self._manifest.dimension:
             raise StartupError(
-                f"the model {self._manifest.name!r} makes embeddings of {vector.size} numbers, its golden ones have "
-                f"{expected.size}; export the bundle again"
+                f"the model {name!r} makes embeddings of {vector.size} numbers, its manifest says "
+                f"{self._manifest.dimension} and its golden pairs have {expected.size}; export the bundle again"
             )
         cosine = float(vector @ expected / (np.linalg.norm(vector) * np.linalg.norm(expected)))
         limit = GOLDEN_COSINE[self._manifest.precision]
         if not cosine >= limit:
             raise StartupError(
-                f"the model {self._manifest.name!r} does not give what it gave when it was exported: for {what} the "
-                f"cosine to the golden embedding is {cosine:.5f}, below {limit}; export the bundle again on this kind "
-                "of machine"
+                f"the model {name!r} does not give what it gave when it was exported: for {what} the cosine to the "
+                f"golden embedding is {cosine:.5f}, below {limit}; export the bundle again on this kind of machine"
             )
+
+    def _embed(self, golden: Golden) -> Vector:
+        if golden.text is not None:
+            text = self._run_text([golden.text])[0]
+            if isinstance(text, Exception):
+                raise text
+            return text.vector
+        picture = self._run_vision([golden_pixels(golden.picture_seed or 0, self._manifest.space.pixels)])[0]
+        if isinstance(picture, Exception):
+            raise picture
+        return picture
 
     def _warm(self, vision_batch: int, text_batch: int) -> None:
         """Run the largest batches once, so that no caller waits for memory to be taken."""

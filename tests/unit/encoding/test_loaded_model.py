@@ -1,0 +1,221 @@
+import asyncio
+import io
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photographs
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from clipseek_server.config import Settings
+from clipseek_server.encoding.bundle import MANIFEST_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE, read_manifest
+from clipseek_server.encoding.decoding import DecodePool
+from clipseek_server.encoding.model import LoadedModel
+from clipseek_server.errors import DeadlineExceeded, InvalidImage, NotServing, StartupError
+from clipseek_server.telemetry import Call, Stage
+
+SETTINGS = Settings(threads=1)
+TEXTS = ["a cat", "a photo of a red cup of coffee on the rocket", "horse " * 100, "x"]
+
+
+def load(folder, pool):
+    return LoadedModel.load(folder, SETTINGS, pool, thumbnail=lambda image: f"{image.width}".encode())
+
+
+@pytest.fixture
+async def pool():
+    pool = DecodePool(1, max_pixels=10**6, max_queue=8)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def model(bundle, pool):
+    model = load(bundle, pool)
+    yield model
+    await model.close()
+
+
+def encoded(image, format="PNG"):
+    file = io.BytesIO()
+    image.save(file, format)
+    return file.getvalue()
+
+
+async def test_pictures_get_the_embeddings_of_the_source_model(model, model_folder):
+    source = CLIPModel.from_pretrained(model_folder).eval()
+    processor = CLIPImageProcessorPil.from_pretrained(model_folder)
+    for name in ("astronaut", "chelsea", "coffee"):
+        image = Image.fromarray(getattr(photographs, name)())
+        picture = await model.decode(encoded(image), Call(), thumbnail=False)
+        vector = await model.embed_picture(picture.pixels, Call())
+        with torch.no_grad():
+            output = source.get_image_features(**processor(image, return_tensors="pt"))
+        expected = torch.nn.functional.normalize(getattr(output, "pooler_output", output), dim=-1)[0].numpy()
+        assert (vector.shape, vector.dtype) == ((32,), np.float32)
+        assert vector @ expected > 0.9999
+
+
+async def test_texts_get_the_embeddings_of_the_source_model_in_any_company(model, model_folder):
+    source = CLIPModel.from_pretrained(model_folder).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(model_folder)
+    together = await asyncio.gather(*(model.embed_text(text, Call()) for text in TEXTS))
+    for text, embedded in zip(TEXTS, together, strict=True):
+        alone = await model.embed_text(text, Call())
+        tokens = tokenizer(text, truncation=True, max_length=77, padding="max_length", return_tensors="pt")
+        with torch.no_grad():
+            output = source.get_text_features(**tokens)
+        expected = torch.nn.functional.normalize(getattr(output, "pooler_output", output), dim=-1)[0].numpy()
+        assert embedded.vector @ expected > 0.9999
+        assert alone.vector @ expected > 0.9999
+        assert embedded.truncated == alone.truncated == (text == TEXTS[2])
+
+
+async def test_decoding_gives_what_the_bundle_asks_for(model):
+    data = encoded(Image.new("RGB", (60, 40), (1, 2, 3)), "BMP")
+    picture = await model.decode(data, Call(), thumbnail=True)
+    assert picture.pixels.shape == (3, 32, 32)
+    assert (picture.width, picture.height, picture.media_type, picture.thumbnail) == (60, 40, "image/bmp", b"60")
+    with pytest.raises(InvalidImage):
+        await model.decode(b"?", Call(), thumbnail=True)
+
+
+async def test_what_waits_is_batched_and_comes_back_to_its_caller(model):
+    pictures = [np.full((3, 32, 32), shade, np.uint8) for shade in range(0, 250, 10)]
+    alone = [await model.embed_picture(picture, Call()) for picture in pictures]
+    calls = [Call() for _ in pictures]
+    together = await asyncio.gather(*map(model.embed_picture, pictures, calls))
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert all(call.seconds[Stage.INFERENCE] > 0 and Stage.QUEUE in call.seconds for call in calls)
+
+
+async def test_a_passed_deadline_costs_nothing(model):
+    late = Call(deadline=time.monotonic())
+    for work in (
+        model.embed_text("a cat", late),
+        model.embed_picture(np.zeros((3, 32, 32), np.uint8), late),
+        model.decode(encoded(Image.new("L", (9, 9))), late, thumbnail=False),
+    ):
+        with pytest.raises(DeadlineExceeded):
+            await work
+    assert late.seconds == {}
+
+
+async def test_an_embedding_that_is_not_finite_is_refused_alone(model, monkeypatch):
+    def run(**inputs):
+        embeddings = np.ones((len(next(iter(inputs.values()))), 32), np.float32)
+        embeddings[0, 3] = np.nan
+        return embeddings
+
+    monkeypatch.setattr(model._vision, "run", run)
+    monkeypatch.setattr(model._text, "run", run)
+    pixels = np.zeros((3, 32, 32), np.uint8)
+    pictures = await asyncio.gather(*(model.embed_picture(pixels, Call()) for _ in range(2)), return_exceptions=True)
+    texts = await asyncio.gather(*(model.embed_text("a", Call()) for _ in range(2)), return_exceptions=True)
+    for bad, good in (pictures, texts):
+        assert isinstance(bad, ValueError)
+        assert "not finite" in str(bad)
+        assert not isinstance(good, Exception)
+
+
+async def test_a_closed_model_takes_nothing(bundle, pool):
+    model = load(bundle, pool)
+    await model.close()
+    with pytest.raises(NotServing):
+        await model.embed_text("a cat", Call())
+
+
+async def test_it_says_what_it_is(model, bundle):
+    assert model.manifest == read_manifest(bundle)
+    assert list(model.vision_providers) == list(model.text_providers) == ["CPUExecutionProvider"]
+
+
+# --- what is refused at the start ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "copy")
+
+
+def edit_manifest(folder, change):
+    content = json.loads((folder / MANIFEST_FILE).read_text())
+    change(content)
+    (folder / MANIFEST_FILE).write_text(json.dumps(content))
+
+
+def test_a_missing_bundle(tmp_path, pool):
+    with pytest.raises(StartupError, match="holds no model bundle"):
+        load(tmp_path, pool)
+
+
+@pytest.mark.parametrize("file", [VISION_FILE, TEXT_FILE, TOKENIZER_FILE])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.unlink()])
+def test_a_damaged_file(copy, pool, file, damage):
+    damage(copy / file)
+    with pytest.raises(StartupError, match=f"{file} is missing or damaged"):
+        load(copy, pool)
+
+
+@pytest.mark.parametrize(
+    ("is_the_one", "named"),
+    [
+        (lambda golden: golden["text"] is not None, "for the text 'a photo of a cat'"),
+        (lambda golden: golden["picture_seed"] is not None, "for the generated picture 0"),
+    ],
+)
+@pytest.mark.parametrize(("precision", "noise"), [("fp32", 0.02), ("fp16", 0.06), ("int8", 0.2)])
+def test_a_golden_pair_that_does_not_hold(copy, pool, is_the_one, named, precision, noise):
+    def disturb(content):
+        content["precision"] = precision
+        golden = next(filter(is_the_one, content["golden"]))
+        embedding = np.array(golden["embedding"])
+        across = np.random.default_rng(0).normal(size=embedding.shape)
+        across -= (across @ embedding) * embedding
+        golden["embedding"] = (embedding + noise * across / np.linalg.norm(across)).tolist()
+
+    edit_manifest(copy, disturb)
+    with pytest.raises(StartupError, match="does not give what it gave") as caught:
+        load(copy, pool)
+    assert named in str(caught.value)
+
+
+def test_a_golden_pair_that_is_near_enough_for_int8(copy, pool):
+    def disturb(content):
+        content["precision"] = "int8"
+        for golden in content["golden"]:
+            golden["embedding"][0] += 0.01
+
+    edit_manifest(copy, disturb)
+    assert load(copy, pool).manifest.precision == "int8"
+
+
+def test_another_dimension(copy, pool):
+    def shorten(content):
+        content["dimension"] = 16
+        for golden in content["golden"]:
+            golden["embedding"] = golden["embedding"][:16]
+
+    edit_manifest(copy, shorten)
+    with pytest.raises(StartupError, match="makes embeddings of 32 numbers, its manifest says 16"):
+        load(copy, pool)
+
+
+def test_a_changed_space(copy, pool):
+    def enlarge(content):
+        content["space"]["pixels"] |= {"height": 64, "width": 64, "resize_to": 64}
+
+    edit_manifest(copy, enlarge)
+    with pytest.raises(StartupError, match="its space_id does not belong to its space"):
+        load(copy, pool)
+
+
+def test_a_crop_that_would_need_padding(copy, pool):
+    edit_manifest(copy, lambda content: content["space"]["pixels"].update(resize_to=16))
+    with pytest.raises(StartupError, match="padding is not supported"):
+        load(copy, pool)
