@@ -52,6 +52,7 @@ lint: install ## Check format, lint, types, layers, contract, stubs and lock fil
 	$(BIN)/buf lint
 	$(BIN)/python scripts/check_breaking.py
 	$(BIN)/python scripts/generate_stubs.py --check client
+	$(BIN)/python scripts/settings_table.py --check
 	$(BIN)/python scripts/lock.py --check
 
 .PHONY: format

@@ -140,11 +140,11 @@ def test_weighted_terms_are_one_query(client, collection):
     )
     embedded = client.get("p2", collection=collection, with_embedding=True).embedding
     assert embedded is not None
-    mixed = client.search(Term.embedding(embedded), Term.image("p4"), collection=collection, top_k=6)
+    mixed = client.search(Term.embedding(embedded.values), Term.image("p4"), collection=collection, top_k=6)
     assert "p4" not in [hit.image_id for hit in mixed]
     assert mixed[0].image_id == "p2"
     with pytest.raises(InvalidArgumentError, match="cancel"):
-        client.search(Term.embedding(embedded), Term.embedding(embedded, weight=-1), collection=collection)
+        client.search(Term.embedding(embedded.values), Term.embedding(embedded.values, weight=-1), collection=collection)
 
 
 def test_a_stored_picture_is_left_out_of_its_own_hits(client, collection):
@@ -171,7 +171,7 @@ def test_long_texts_are_cut_and_the_answer_says_so(client, collection):
     client.insert(picture(1), collection=collection)
     assert not client.search_text("a cat", collection=collection).text_truncated
     assert client.search_text("a cat " * 200, collection=collection).text_truncated
-    assert client.embed_text("a cat " * 200).text_truncated
+    assert [each.text_truncated for each in client.embed_texts(["a cat", "a cat " * 200])] == [False, True]
 
 
 def test_pages_while_rows_come_and_go(client, collection):
