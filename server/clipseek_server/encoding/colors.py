@@ -25,15 +25,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    # Pillow has no direct way from premultiplied grey to RGBA.
-    straight = image.convert("LA") if image.mode == "La" else image
     key = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         # A 16-bit key of a picture of which Pillow kept the high bytes.
         image.info["transparency"] = tuple(sample >> 8 for sample in key)
+    if image.mode == "La":
+        # Pillow has no direct way from premultiplied grey to RGBA.
+        image = image.convert("LA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
     opaque = Image.new("RGB", image.size, _WHITE)
-    rgba = straight.convert("RGBA")
-    opaque.paste(rgba, mask=rgba)
+    opaque.paste(image, mask=image)
     return opaque
 
 

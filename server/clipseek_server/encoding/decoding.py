@@ -16,7 +16,7 @@ from clipseek_server.telemetry import Call, Stage
 class DecodePool:
     """Threads that decode pictures.
 
-    At most ``threads`` pictures are decoded at a time, so memory is bounded by that many of the largest ones (about 12
+    At most ``threads`` pictures are decoded at a time, so memory is bounded by that many of the largest ones (up to 16
     bytes a pixel). Those of searches and single inserts go before bulk ones; one whose caller has gone or whose
     deadline has passed is dropped before it is decoded.
 

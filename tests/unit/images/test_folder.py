@@ -279,12 +279,11 @@ asyncio.run(main())
 
 def write_until_killed(folder):
     """The keys that a server acknowledged before it was killed in the middle of six writes."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
-    acknowledged = [process.stdout.readline().strip() for _ in range(40)]
-    process.send_signal(signal.SIGKILL)
-    # The last line may be cut off.
-    acknowledged += process.stdout.read().split("\n")[:-1]
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [process.stdout.readline().strip() for _ in range(40)]
+        process.send_signal(signal.SIGKILL)
+        # The last line may be cut off.
+        acknowledged += process.stdout.read().split("\n")[:-1]
     return set(acknowledged)
 
 
