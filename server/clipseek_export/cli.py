@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -143,9 +144,9 @@ def _load(checkpoint: Checkpoint | None) -> "SourceModel":
 
 
 def _report(manifest: Manifest, output: Path, console: Console) -> None:
-    table = Table("tower", "against", "inputs", "cosine min", "mean", "10 nearest", "weights")
+    table = Table("tower", "against", "inputs", "cosine min", "mean", "10 nearest", "weights", box=SIMPLE)
     for tower, parity in manifest.parity.items():
-        table.add_row(f"{tower} fp32", "source model", *_cosines(parity), "", "")
+        table.add_row(f"{tower} fp32", "source", *_cosines(parity), "", "")
     for tower, agreement in manifest.agreement.items():
         overlap = "" if agreement.overlap_at_10 is None else f"{agreement.overlap_at_10:.1%}"
         share = f"{agreement.weight_share:.1%}"

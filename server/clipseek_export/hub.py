@@ -12,7 +12,9 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -26,8 +28,8 @@ _DEFAULT_REVISION: Final = "c237dc49a33fc61debc9276459120b7eac67e7ef"
 _ANSWER: Final = 9.0
 """Seconds for the hub to answer at all, the child's start included."""
 
-_TIMEOUT: Final = 6.0
-"""Seconds for the library's one request; shorter, so that the cache can still be looked at."""
+_TIMEOUT: Final = 3.0
+"""Seconds for the library's one request. It tries twice, and then the cache is still to be looked at."""
 
 _STALL: Final = 60.0
 """Seconds that a download may stand still. The library tells of every 10 MB, and lines are slow."""
@@ -43,7 +45,7 @@ _WANTED = (
     "merges.txt",
     "README.md",
 )
-_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 _PICKLE = "pytorch_model"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -125,7 +127,7 @@ def _unreachable(model: str, why: str) -> str:
 
 
 def _check_weights(model: str, names: list[str]) -> None:
-    if any(_WEIGHTS.fullmatch(name) for name in names):
+    if _has_weights(names):
         return
     if any(name.startswith(_PICKLE) for name in names):
         raise ExportError(
@@ -134,6 +136,10 @@ def _check_weights(model: str, names: list[str]) -> None:
             "or convert it once where you trust it: CLIPModel.from_pretrained(...).save_pretrained(FOLDER)"
         )
     raise ExportError(f"{model} has no weights: model.safetensors is missing")
+
+
+def _has_weights(names: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for name in names for pattern in _WEIGHTS)
 
 
 def _license(folder: Path, model: str) -> str:
@@ -162,13 +168,14 @@ def _fetch(model: str, revision: str | None) -> Checkpoint:
 
     def cached() -> Checkpoint | None:
         try:
-            folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted, local_files_only=True))
         except LocalEntryNotFoundError:
             return None
         names = {path.name for path in folder.iterdir()}
-        whole = {"config.json", "preprocessor_config.json"} <= names and any(map(_WEIGHTS.fullmatch, names))
+        whole = {"config.json", "preprocessor_config.json"} <= names and _has_weights(names)
         return Checkpoint(folder, model, folder.name, _license(folder, model)) if whole else None
 
+    wanted = [*_WANTED, *_WEIGHTS]
     if constants.HF_HUB_OFFLINE or (revision and _COMMIT.fullmatch(revision)):
         # A commit never changes: what is here needs no asking.
         found = cached()
@@ -184,17 +191,15 @@ def _fetch(model: str, revision: str | None) -> Checkpoint:
         return cached() or _give_up(str(error))
     except Exception as error:  # whatever the transport of the day raises
         return cached() or _give_up(str(error) or type(error).__name__)
-    names = [file.rfilename for file in info.siblings or []]
-    _check_weights(model, names)
+    _check_weights(model, [file.rfilename for file in info.siblings or []])
     print(".", end="", flush=True)  # noqa: T201 (the pipe to the parent)
-    wanted = [name for name in names if name in _WANTED or _WEIGHTS.fullmatch(name)]
     try:
-        folder = Path(snapshot_download(model, revision=info.sha, allow_patterns=wanted, tqdm_class=Reported))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted, tqdm_class=Reported))
     except Exception as error:  # the transport's, or the disk's
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise ExportError(f"no space for {model} in the hub's cache: free some, or set HF_HOME") from error
         _give_up(f"the download failed: {error}")
-    return Checkpoint(folder, model, info.sha or "", _license(folder, model))
+    return Checkpoint(folder, model, folder.name, _license(folder, model))
 
 
 def _give_up(why: str) -> NoReturn:
@@ -216,12 +221,16 @@ def _refusal(model: str, revision: str | None, error: Exception) -> str:
 
 def main(model: str, revision: str | None) -> None:
     """The child's side of ``find_checkpoint``: dots while bytes arrive, then the checkpoint or an error as JSON."""
+    from huggingface_hub.errors import HFValidationError
+
     try:
         answer = {**asdict(found := _fetch(model, revision)), "folder": str(found.folder)}
     except HubUnreachable as error:
         answer = {"unreachable": str(error)}
     except ExportError as error:
         answer = {"error": str(error)}
+    except HFValidationError as error:
+        answer = {"error": f"{model} is no folder, and cannot be on the hub: {error}"}
     print(f"\n{json.dumps(answer)}", flush=True)  # noqa: T201 (the pipe to the parent)
 
 
