@@ -5,8 +5,8 @@ As in ConSE (Norouzi et al., 2014), a picture means the sum of what its classes 
 An embedding has two parts:
 
 - *meaning*, 384 numbers. Of a text: its sentence embedding. Of a class: the sentence embeddings of its name and its
-  description. Both are centred, each by its own mean: all sentences share a direction, and without that subtraction
-  every picture is near every text.
+  description. Classes are centred by their mean, texts by that of the names: all sentences share a direction, and
+  without these subtractions every picture is near every text.
 - *look*, 128 numbers. Of a picture: its features along the directions that tell classes apart best. Of a text: zeros.
   So it changes no ranking by text, and makes searches by picture better.
 
@@ -31,9 +31,7 @@ from clipseek_export.source import Embeddings, Pixels, SourceModel
 from clipseek_server.encoding.bundle import PixelSpec, Source, TextSpec
 
 TEMPERATURE: Final = 1.5
-PROMPTS: Final = ("{}", "a {}", "a {}.", "a photo of a {}")
-"""Their mean over all class names is the centre of what people ask for."""
-DESCRIPTION_WEIGHT: Final = 2.0
+DESCRIPTION_WEIGHT: Final = 1.5
 """Of a description against its class's name."""
 DESCRIPTION_TOKENS: Final = 64
 LOOK_DIMENSIONS: Final = 128
@@ -58,7 +56,7 @@ class Joining:
 
     Attributes:
         class_codes: Meaning of each class, centred: float32 ``[1000, 384]``.
-        centre: Mean embedding of generic queries: float32 ``[384]``.
+        centre: Mean embedding of the classes' names: float32 ``[384]``.
         look_directions: float32 ``[features, 128]``, orthonormal columns.
     """
 
@@ -158,7 +156,6 @@ def load() -> SourceModel:
         pooling="mean",
         constants={
             "temperature": TEMPERATURE,
-            "prompts": json.dumps(PROMPTS),
             "description_weight": DESCRIPTION_WEIGHT,
             "description_tokens": DESCRIPTION_TOKENS,
             "look_dimensions": LOOK_DIMENSIONS,
@@ -190,12 +187,28 @@ def join(
     descriptions = _embed(encoder, tokenizer, [text.description for text in classes])
     tokenizer.no_truncation()
     codes = normalize(names + DESCRIPTION_WEIGHT * descriptions, dim=-1)
-    prompts = _embed(encoder, tokenizer, [prompt.format(text.name) for text in classes for prompt in PROMPTS])
     return Joining(
         class_codes=codes - codes.mean(dim=0),
-        centre=prompts.mean(dim=0),
-        look_directions=_look_directions(classifier._fc.weight.detach().numpy()),
+        centre=names.mean(dim=0),
+        look_directions=look_directions(classifier._fc.weight.detach().numpy()),
     )
+
+
+def look_directions(weights: npt.NDArray[np.float32]) -> torch.Tensor:
+    """The directions among the features in which the classes' weights differ most.
+
+    Args:
+        weights: ``[classes, features]``.
+
+    Returns:
+        float32 ``[features, 128]``, orthonormal columns.
+    """
+    exact = weights.astype(np.float64)
+    directions = np.linalg.svd(exact - exact.mean(axis=0), full_matrices=False)[2][:LOOK_DIMENSIONS]
+    # A singular vector's sign is the linear algebra library's whim, and must not differ between two exports.
+    largest = np.abs(directions).argmax(axis=1)
+    directions *= np.sign(directions[np.arange(LOOK_DIMENSIONS), largest])[:, None]
+    return torch.from_numpy(directions.T.astype(np.float32).copy())
 
 
 def _embed(encoder: SentenceEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
@@ -216,16 +229,6 @@ def _embed(encoder: SentenceEncoder, tokenizer: Tokenizer, texts: Sequence[str])
         with torch.inference_mode():
             found.update(zip(rows, encoder(ids, mask), strict=True))
     return torch.stack([found[index] for index in range(len(texts))])
-
-
-def _look_directions(weights: npt.NDArray[np.float32]) -> torch.Tensor:
-    """The directions among the features in which the classes' weights ``[classes, features]`` differ most."""
-    exact = weights.astype(np.float64)
-    directions = np.linalg.svd(exact - exact.mean(axis=0), full_matrices=False)[2][:LOOK_DIMENSIONS]
-    # A singular vector's sign is the linear algebra library's whim, and must not differ between two exports.
-    largest = np.abs(directions).argmax(axis=1)
-    directions *= np.sign(directions[np.arange(LOOK_DIMENSIONS), largest])[:, None]
-    return torch.from_numpy(directions.T.astype(np.float32).copy())
 
 
 def _digest(classes: Sequence[parts.ClassText]) -> str:
