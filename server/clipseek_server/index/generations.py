@@ -1,17 +1,22 @@
 """Generations: the physical Milvus collections behind collections' names, and the aliases that make one live."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pymilvus import MilvusClient
+from pymilvus.client.types import LoadState
 
 from clipseek_server.config import Settings
 from clipseek_server.errors import ClipseekError, CollectionGone, IndexUnavailable
 from clipseek_server.index.connection import Connection
 from clipseek_server.index.schema import SCHEMA_VERSION, VECTOR_FIELD, collection_schema
 from clipseek_server.index.vector_index import VectorIndex, index_params
+
+_LOAD_SECONDS = 60.0
+_LOAD_POLL_SECONDS = 0.05
 
 PREFIX = "CS_"
 """Users' names are lower case: none collides with a generation's."""
@@ -105,16 +110,13 @@ class Generations:
             properties=generation.properties(),
             consistency_level="Bounded",
         )
-        await self._call(
-            MilvusClient.create_index,
-            generation.physical,
-            self._index_params,
-        )
-        await self._call(MilvusClient.load_collection, generation.physical)
+        # There are no rows whose indexing were worth waiting for: pymilvus would sleep half a second.
+        await self._call(MilvusClient.create_index, generation.physical, self._index_params, sync=False)
+        await self._load(generation.physical)
 
     async def load(self, physical: str) -> VectorIndex:
-        """Have it loaded, and say what index it has."""
-        await self._call(MilvusClient.load_collection, physical)
+        """Have it loaded, and say what index it has; ``IndexUnavailable`` while that takes longer than callers wait."""
+        await self._load(physical)
         description = await self._call(MilvusClient.describe_index, physical, VECTOR_FIELD)
         return VectorIndex.from_description(description)
 
@@ -178,3 +180,12 @@ class Generations:
             await self._call(MilvusClient.drop_collection, physical)
         except CollectionGone:
             return
+
+    async def _load(self, physical: str) -> None:
+        # Not one call: a server may need longer for it than an answer may take.
+        await self._call(MilvusClient.load_collection, physical, _async=True)
+        end = time.monotonic() + _LOAD_SECONDS
+        while (await self._call(MilvusClient.get_load_state, physical))["state"] != LoadState.Loaded:
+            if time.monotonic() > end:
+                raise IndexUnavailable("Milvus is still loading the collection; retry later")
+            await asyncio.sleep(_LOAD_POLL_SECONDS)
