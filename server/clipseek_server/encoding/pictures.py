@@ -6,6 +6,7 @@ Animations and books of pages give their first picture.
 """
 
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from clipseek_server.errors import ImageTooLarge, InvalidImage
 
 # Our own limit is exact and a setting; Pillow's is a global that warns. Set once: toggling a global is not thread-safe.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow warns of oddities in pictures that it can read all the same; that is nothing an operator can act on.
+# Pillow warns of oddities in pictures, and logs some; that is nothing an operator can act on.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Registers the plug-ins, once and before there are threads.
 Image.init()
 
@@ -191,7 +193,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _explain(error: Exception) -> str:
     text = str(error)
-    # Pillow's messages are meant for programmers; some hold an object's address or a path.
-    if isinstance(error, OSError | SyntaxError | ValueError) and text.isprintable() and not set(text) & set("<>/\\'\""):
-        return text[:200]
-    return "its data are damaged"
+    # Pillow's messages are meant for programmers: some hold an object's address or a path, some only a number.
+    readable = text.isprintable() and not set(text) & set("<>/\\'\"") and not text.startswith("decoder error")
+    return text[:200] if readable and isinstance(error, OSError | SyntaxError | ValueError) else "its data are damaged"
