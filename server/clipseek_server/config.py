@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         0,
         ge=0,
-        description="Threads of ONNX Runtime's shared pool and of the decode pool; 0 means one for each core that the process may use.",
+        description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use.",
     )
     vision_batch: int = Field(
         8,
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         100_000_000,
         ge=1,
-        description="Largest picture in pixels: 100 million are 300 MB while decoded, one in each decode thread.",
+        description="Largest picture in pixels: 100 million take 0.4 to 1.6 GB while decoded, depending on the format, in each decode thread.",
     )
     max_bytes_in_flight: int = Field(
         512 * MIB,

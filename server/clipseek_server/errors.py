@@ -22,12 +22,13 @@ class ClipseekError(Exception):
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
+    default_field: ClassVar[str] = ""
     retry_after: float | None = None
 
     def __init__(self, message: str, *, field: str = "", **metadata: str) -> None:
         super().__init__(message)
         self.message = message
-        self.field = field
+        self.field = field or self.default_field
         self.metadata = metadata
 
 
@@ -43,6 +44,7 @@ class InvalidImage(ClipseekError):
 
     code = StatusCode.INVALID_ARGUMENT
     reason = "INVALID_IMAGE"
+    default_field = "image_data"
 
 
 class ImageTooLarge(ClipseekError):
@@ -50,6 +52,7 @@ class ImageTooLarge(ClipseekError):
 
     code = StatusCode.INVALID_ARGUMENT
     reason = "IMAGE_TOO_LARGE"
+    default_field = "image_data"
 
 
 class InvalidFilter(ClipseekError):

@@ -10,7 +10,7 @@ from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Model
 from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, view_images
-from clipseek_server.errors import ImageNotFound, InvalidField, SpaceMismatch
+from clipseek_server.errors import ClipseekError, ImageNotFound, InvalidField, SpaceMismatch
 from clipseek_server.index.filters import parse_filter
 from clipseek_server.index.records import CollectionInfo, Effort, Vector
 from clipseek_server.telemetry import Call
@@ -155,7 +155,11 @@ class Searches:
                 return embedded.vector, embedded.truncated
             case Picture(data):
                 model = self._collections.models.required(index.info)
-                picture = await model.decode(data, call, thumbnail=False)
+                try:
+                    picture = await model.decode(data, call, thumbnail=False)
+                except ClipseekError as error:
+                    error.field = term.field
+                    raise
                 return await model.embed_picture(picture.pixels, call), False
             case Stored(image_id):
                 row = (await index.get_rows([image_id], call)).get(image_id)

@@ -104,7 +104,7 @@ class SearchService:
             case _:
                 raise InvalidField("a term is a text, a picture, the id of a stored one or an embedding", field=field)
         weight = check.finite_weight(term.weight, field=f"{field}.weight") if term.HasField("weight") else 1.0
-        return Term(source, weight, field)
+        return Term(source, weight, f"{field}.{term.WhichOneof('term')}")
 
     async def _search(self, collection: str, terms: list[Term], options: pb.SearchOptions, call: Call) -> Found:
         mask = check.read_mask(options.read_mask, field="options.read_mask")
