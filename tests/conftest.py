@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from clipseek import Client
 from clipseek_server.config import Settings
 from models import export_bundle, make_small_clip
 from servers import ServerThread
-
-from clipseek import Client
 
 
 @pytest.fixture(scope="session")

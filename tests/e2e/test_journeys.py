@@ -1,9 +1,9 @@
 """What users do, over a real channel, against the real server over a Milvus Lite file."""
 
 import pytest
-from pictures import large_picture, picture
 
 from clipseek import AlreadyExistsError, InvalidArgumentError, NotFoundError, Term
+from pictures import large_picture, picture
 
 
 def test_insert_search_delete_search(client, collection):
@@ -144,7 +144,9 @@ def test_weighted_terms_are_one_query(client, collection):
     assert "p4" not in [hit.image_id for hit in mixed]
     assert mixed[0].image_id == "p2"
     with pytest.raises(InvalidArgumentError, match="cancel"):
-        client.search(Term.embedding(embedded.values), Term.embedding(embedded.values, weight=-1), collection=collection)
+        client.search(
+            Term.embedding(embedded.values), Term.embedding(embedded.values, weight=-1), collection=collection
+        )
 
 
 def test_a_stored_picture_is_left_out_of_its_own_hits(client, collection):
