@@ -182,9 +182,9 @@ def join(
     classifier: Any, encoder: SentenceEncoder, tokenizer: Tokenizer, classes: Sequence[parts.ClassText]
 ) -> Joining:
     """Make what joins the towers from the parts themselves."""
-    names = _embed(encoder, tokenizer, [text.name for text in classes])
+    names = embed(encoder, tokenizer, [text.name for text in classes])
     tokenizer.enable_truncation(DESCRIPTION_TOKENS)
-    descriptions = _embed(encoder, tokenizer, [text.description for text in classes])
+    descriptions = embed(encoder, tokenizer, [text.description for text in classes])
     tokenizer.no_truncation()
     codes = normalize(names + DESCRIPTION_WEIGHT * descriptions, dim=-1)
     return Joining(
@@ -211,7 +211,7 @@ def look_directions(weights: npt.NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(directions.T.astype(np.float32).copy())
 
 
-def _embed(encoder: SentenceEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
+def embed(encoder: SentenceEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
     """Sentence embeddings, L2-normalised float32 ``[texts, 384]``."""
     encodings = tokenizer.encode_batch(list(texts))
     # Texts of like length together: little padding.
