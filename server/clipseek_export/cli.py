@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from clipseek_export.errors import ExportError, HubUnreachable
 from clipseek_export.hub import DEFAULT_MODEL, Checkpoint, find_checkpoint
@@ -130,21 +130,23 @@ def _find(model: str, revision: str | None, console: Console) -> Checkpoint:
 
 def _load(checkpoint: Checkpoint | None) -> "SourceModel":
     # torch and transformers take seconds to import.
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types only a part of itself
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if checkpoint is None:
         from clipseek_export import starter
 
         return starter.load()
-    from transformers.utils import logging
-
     from clipseek_export import clip
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types only a part of itself
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     return clip.load(checkpoint)
 
 
 def _report(manifest: Manifest, output: Path, console: Console) -> None:
-    table = Table("tower", "against", "inputs", "cosine min", "mean", "10 nearest", "weights", box=SIMPLE)
+    table = Table(
+        Column("tower", no_wrap=True), "against", "inputs", "cosine min", "mean", "10 nearest", "weights", box=SIMPLE
+    )
     for tower, parity in manifest.parity.items():
         table.add_row(f"{tower} fp32", "source", *_cosines(parity), "", "")
     for tower, agreement in manifest.agreement.items():
