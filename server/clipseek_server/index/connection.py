@@ -192,16 +192,19 @@ def _translated(error: Exception) -> Exception:
             return CollectionGone("the collection does not exist any more")
         if error.code in _BAD_REQUEST:
             return bug
-    elif isinstance(error, grpc.RpcError):
-        if isinstance(error, grpc.Call) and error.code() in _REFUSED:
-            log.error("milvus refuses the credentials", error=str(error))
-            return IndexUnavailable(
-                "Milvus refuses this server's credentials; check milvus_user, milvus_password, milvus_token"
-            )
-    elif not isinstance(error, TimeoutError | OSError | StartupError):
+    elif not isinstance(error, grpc.RpcError | TimeoutError | OSError | StartupError):
         return error
+    if _is_refusal(error):
+        log.error("milvus refuses the credentials", error=str(error))
+        return IndexUnavailable("Milvus refuses this server's credentials; check its milvus_… settings")
     log.warning("milvus does not answer", error=str(error) or type(error).__name__)
     return IndexUnavailable("the index does not answer; retry later")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the error, or what caused it, is about who we are."""
+    # Not the whole chain: pymilvus has errors that are their own cause.
+    return any(isinstance(each, grpc.Call) and each.code() in _REFUSED for each in (error, error.__cause__))
 
 
 def _quieten() -> None:

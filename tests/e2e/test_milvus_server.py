@@ -1,0 +1,273 @@
+"""The index room on a real Milvus server: the same contract as on Milvus Lite."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import filter_cases
+import milvus_server
+from clipseek_server.config import Settings
+from clipseek_server.errors import CollectionGone, CollectionNotFound, EffortNotServed, IndexUnavailable
+from clipseek_server.index.filters import parse_filter
+from clipseek_server.index.milvus import MilvusIndex
+from clipseek_server.index.records import Effort, Row
+from clipseek_server.telemetry import Call
+from index_rows import DIMENSION, listed, make, nearest, row, vector
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with milvus_server.running(tmp_path_factory.mktemp("milvus")) as group:
+        yield group
+
+
+def _settings(folder: Path, **settings: Any) -> Settings:
+    defaults = {
+        "milvus_uri": milvus_server.URI,
+        "milvus_user": milvus_server.USER,
+        "milvus_password": milvus_server.PASSWORD,
+        "ivf_nlist": 16,
+        "ivf_nprobe": 4,
+    }
+    return Settings(data_dir=folder, **{**defaults, **settings})
+
+
+@asynccontextmanager
+async def _connected(folder: Path, **settings: Any) -> AsyncIterator[MilvusIndex]:
+    index = await MilvusIndex.connect(_settings(folder, **settings))
+    yield index
+    await index.close()
+
+
+@pytest.fixture
+async def index(server: int, tmp_path: Path) -> AsyncIterator[MilvusIndex]:
+    async with _connected(tmp_path) as connected:
+        yield connected
+
+
+async def test_contract(index: MilvusIndex) -> None:
+    await index.ping()
+    assert (index.engine, index.engine_version) == ("milvus", "v2.3.5-lite")
+    assert index.default_consistency == "bounded"
+    collection = await make(index, "contract")
+    assert collection.info.index == "HNSW"
+    assert collection.info.efforts == {Effort.FAST, Effort.THOROUGH}
+    written = [row(f"{number:03d}", number, n=float(number), name="x") for number in range(300)]
+    # The same id once more: the later row stays, and counts once.
+    await asyncio.gather(*(collection.upsert(each, Call()) for each in [*written, row("000", 0, n=-1, name="y")]))
+
+    assert await collection.count(Call(), strong=True) == 300
+    found = await collection.get_rows(["000", "299", "absent"], Call())
+    assert found.keys() == {"000", "299"}
+    assert found["000"].record.metadata == {"n": -1, "name": "y"}
+    np.testing.assert_array_equal(found["299"].vector, written[299].vector)
+    for effort in (Effort.DEFAULT, Effort.FAST, Effort.THOROUGH):
+        hits = await nearest(collection, vector(17), 3, effort=effort)
+        assert hits[0].record.image_id == "017"
+        assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len(await nearest(collection, vector(17), 300)) == 300
+    with pytest.raises(EffortNotServed, match="EXACT") as refused:
+        await nearest(collection, vector(17), effort=Effort.EXACT)
+    assert refused.value.metadata == {"effort": "EXACT", "index": "HNSW", "served": "FAST, THOROUGH"}
+
+    assert await listed(collection) == [each.record.image_id for each in written]
+    page = await collection.page("100", 2, Call(), filter=parse_filter("metadata.n >= 200"), strong=True)
+    assert [record.image_id for record in page] == ["200", "201"]
+    await collection.delete([f"{number:03d}" for number in range(0, 300, 2)], Call())
+    assert await collection.count(Call(), strong=True) == 150
+    assert await collection.get(["000", "001"], Call()) == {"001": (await collection.get(["001"], Call()))["001"]}
+    # Bounded reads may lag, but answer.
+    assert len(await nearest(collection, vector(17), 5, strong=False)) == 5
+    assert not collection.resident
+    assert await collection.verify_resident(Call()) == []
+
+
+async def test_filters(index: MilvusIndex) -> None:
+    collection = await make(index, "filters")
+    await asyncio.gather(*(collection.upsert(Row(record, vector(1)), Call()) for record in filter_cases.RECORDS))
+    # After a strong read a bounded one sees as much, and costs a hundredth.
+    assert set(await listed(collection)) == {record.image_id for record in filter_cases.RECORDS}
+    for text, expected in filter_cases.CASES:
+        condition = parse_filter(text)
+        found = await collection.page("", 1000, Call(), filter=condition, strong=False)
+        assert {record.image_id for record in found} == set(expected), text
+    text, expected = filter_cases.CASES[0]
+    hits = await nearest(collection, vector(1), 100, condition=parse_filter(text))
+    assert {hit.record.image_id for hit in hits} == set(expected)
+
+
+@pytest.mark.parametrize(("index_type", "exact"), [("FLAT", True), ("IVF_FLAT", True), ("AUTOINDEX", False)])
+async def test_index_types(server: int, tmp_path: Path, index_type: str, exact: bool) -> None:
+    async with _connected(tmp_path, index_type=index_type) as index:
+        collection = await make(index, f"index_{index_type.lower()}")
+        assert collection.info.index == index_type
+        assert (Effort.EXACT in collection.info.efforts) is exact
+        await asyncio.gather(*(collection.upsert(row(f"{number:03d}", number), Call()) for number in range(200)))
+        await collection.count(Call(), strong=True)
+        for effort in [Effort.DEFAULT, *collection.info.efforts]:
+            hits = await nearest(collection, vector(42), 5, effort=effort)
+            assert hits[0].record.image_id == "042"
+        if exact:
+            scores = np.sort([vector(number) @ vector(42) for number in range(200)])[::-1]
+            hits = await nearest(collection, vector(42), 50, effort=Effort.EXACT)
+            np.testing.assert_allclose([hit.score for hit in hits], scores[:50], atol=1e-5)
+    # An index is what it was made as, whatever the settings say now.
+    async with _connected(tmp_path, index_type="HNSW") as later:
+        assert (await later.open(collection.info.name)).info.index == index_type
+
+
+async def test_two_servers_race_for_a_name(server: int, tmp_path: Path) -> None:
+    async with _connected(tmp_path) as one, _connected(tmp_path) as other:
+        made = await asyncio.gather(
+            *(
+                index.create("race", space_id=f"s{number}", precision="fp32", dimension=DIMENSION)
+                for number, index in enumerate((one, other))
+            )
+        )
+        assert made[0][0].info == made[1][0].info
+        assert sorted(won for _, won in made) == [False, True]
+        assert "race" in await one.names()
+        winner = made[0][0].info
+        assert [generation.physical for generation in await one._generations.all() if generation.name == "race"] == [
+            winner.generation
+        ]
+
+        # One drops what the other has open.
+        await one.drop("race")
+        with pytest.raises(CollectionGone):
+            await nearest(made[1][0], vector(1))
+        with pytest.raises(CollectionNotFound):
+            await other.open("race")
+
+
+async def test_rebuild_and_sweep(index: MilvusIndex) -> None:
+    old = await make(index, "rebuilt")
+    await old.upsert(row("a", 1), Call())
+    new = await index.begin_generation(old.info, precision="int8")
+    await new.upsert(row("a", 1), Call())
+    assert await index.open("rebuilt") is old
+    assert new.info.generation not in await index.sweep(0)
+    await index.publish(new.info)
+    assert await index.open("rebuilt") is new
+    await index.discard(old.info)
+    assert [hit.record.image_id for hit in await nearest(new, vector(1))] == ["a"]
+    with pytest.raises(CollectionGone):
+        await old.upsert(row("b", 1), Call())
+
+    left = await index.begin_generation(new.info, precision="fp32")
+    index._building.clear()
+    assert await index.sweep(3600) == []
+    assert left.info.generation in await index.sweep(0)
+    assert await index.open("rebuilt") is new
+    await index.drop("rebuilt")
+    assert new.info.uid not in await index.uids()
+
+
+async def test_wrong_password(server: int, tmp_path: Path) -> None:
+    async with _connected(tmp_path, milvus_password="wrong") as index:
+        with pytest.raises(IndexUnavailable, match="credentials"):
+            await index.ping()
+
+
+async def test_a_server_that_does_not_answer(server: int, tmp_path: Path) -> None:
+    port = _free_port()
+    async with _link(port) as link, _connected(tmp_path, milvus_uri=_uri(port), milvus_timeout=5.0) as index:
+        collection = await make(index, "frozen")
+        link.flows.clear()
+        failed = await asyncio.gather(
+            index.ping(),
+            collection.upsert(row("a"), Call()),
+            collection.get(["a"], Call()),
+            nearest(collection, vector(1)),
+            collection.count(Call(), strong=True),
+            index.names(),
+            return_exceptions=True,
+        )
+        assert [type(error) for error in failed] == [IndexUnavailable] * 6
+        link.flows.set()
+        await _until_it_answers(index)
+        await collection.upsert(row("a"), Call())
+        assert await listed(collection) == ["a"]
+
+
+async def test_a_server_that_comes_and_goes(server: int, tmp_path: Path) -> None:
+    port = _free_port()
+    async with _connected(tmp_path, milvus_uri=_uri(port), milvus_timeout=5.0) as index:
+        for _ in range(2):
+            with pytest.raises(IndexUnavailable):
+                await index.ping()
+        assert index.engine_version == ""
+        for attempt in range(2):
+            async with _link(port):
+                await _until_it_answers(index)
+                collection = await make(index, "link")
+                await collection.upsert(row(f"{attempt}", attempt), Call())
+                assert len(await listed(collection)) == attempt + 1
+            with pytest.raises(IndexUnavailable):
+                await collection.upsert(row("lost"), Call())
+            with pytest.raises(IndexUnavailable):
+                await index.ping()
+
+
+def _free_port() -> int:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port: int = reserved.getsockname()[1]
+        return port
+
+
+def _uri(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+async def _until_it_answers(index: MilvusIndex) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await index.ping()
+            except IndexUnavailable:
+                continue
+
+
+class _Link:
+    """Milvus at another port. While nothing flows it is connected, and silent."""
+
+    def __init__(self) -> None:
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self.pumps: set[asyncio.Task[None]] = set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        milvus_reader, milvus_writer = await asyncio.open_connection("127.0.0.1", milvus_server.PORT)
+        self.pumps.add(asyncio.create_task(self._pump(reader, milvus_writer)))
+        self.pumps.add(asyncio.create_task(self._pump(milvus_reader, writer)))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                await self.flows.wait()
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def _link(port: int) -> AsyncIterator[_Link]:
+    """A link until the context ends; then all its connections break."""
+    link = _Link()
+    listener = await asyncio.start_server(link.accept, "127.0.0.1", port)
+    try:
+        yield link
+    finally:
+        listener.close()
+        for pump in link.pumps:
+            pump.cancel()
+        await asyncio.gather(*link.pumps, return_exceptions=True)
