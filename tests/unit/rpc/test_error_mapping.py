@@ -6,7 +6,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from clipseek.v1 import errors_pb2
 from clipseek_server import errors
-from clipseek_server.rpc.errors import MAX_MESSAGE_CHARACTERS, failure, item_error
+from clipseek_server.rpc.errors import MAX_TEXT_BYTES, failure, item_error
 from clipseek_server.telemetry import Call
 
 CLASSES = [
@@ -30,7 +30,7 @@ def details_of(unhappy) -> dict[str, object]:
 
 @pytest.mark.parametrize("error_class", CLASSES)
 def test_every_error_has_a_reason_of_the_contract_whose_comment_says_the_same_status(error_class):
-    assert f"ERROR_REASON_{error_class.reason}" in errors_pb2.ErrorReason.keys()
+    assert f"ERROR_REASON_{error_class.reason}" in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name
     unhappy = failure(error_class("what is wrong", field="f", key="value"), Call())
     details = details_of(unhappy)
     assert unhappy.code is error_class.code is not grpc.StatusCode.INTERNAL
@@ -43,7 +43,7 @@ def test_every_error_has_a_reason_of_the_contract_whose_comment_says_the_same_st
 
 def test_every_reason_of_the_contract_is_used():
     used = {each.reason for each in CLASSES} | {errors.ClipseekError.reason, "UNSPECIFIED"}
-    assert {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.keys()} == used
+    assert {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name} == used
 
 
 def test_overload_tells_grpc_when_to_retry():
@@ -59,10 +59,13 @@ def test_a_bug_says_nothing_but_the_request_id():
     assert details_of(unhappy)["ErrorInfo"].reason == "INTERNAL"
 
 
-def test_long_messages_fit_into_the_trailers():
-    unhappy = failure(errors.InvalidField("x" * 100_000, field="f", key="y" * 100_000), Call())
-    assert len(unhappy.message) == MAX_MESSAGE_CHARACTERS
-    assert len(dict(unhappy.trailers)["grpc-status-details-bin"]) < 8192
+@pytest.mark.parametrize("letter", ["x", "夏", "😀", "e\u0301"])
+def test_long_texts_fit_into_the_trailers(letter):
+    text = letter * 100_000
+    unhappy = failure(errors.InvalidField(text, field=text, key=text, other=text, third=text), Call())
+    assert MAX_TEXT_BYTES - 8 < len(unhappy.message.encode()) <= MAX_TEXT_BYTES
+    assert unhappy.message == text[: len(unhappy.message) - 1] + "…"
+    assert 3 * len(unhappy.message.encode()) + len(dict(unhappy.trailers)["grpc-status-details-bin"]) * 4 / 3 < 8000
 
 
 def test_item_errors_say_the_same():
