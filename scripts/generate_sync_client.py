@@ -8,6 +8,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,27 @@ def generate(out: Path) -> None:
     subprocess.run([*ruff, "format", *config, *written], check=True)
 
 
+def stale(out: Path) -> list[str]:
+    """Modules below ``out`` that differ from what the asynchronous ones generate, are missing, or belong to none."""
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        fresh = {path.name: path.read_bytes() for path in (Path(folder) / "clipseek/_sync").glob("*.py")}
+    paths = (out / "clipseek/_sync").glob("*.py")
+    found = {path.name: path.read_bytes() for path in paths if path.name not in WRITTEN_TWICE}
+    return sorted(name for name in fresh.keys() | found.keys() if fresh.get(name) != found.get(name))
+
+
+def main() -> None:
+    """Write the modules, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder of the client; clipseek/_sync/ is below it")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a module differs from its source")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        generate(arguments.out)
+    elif names := stale(arguments.out):
+        raise SystemExit(f"clipseek/_sync differs from _async: generate it again and commit {', '.join(names)}")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, help="folder to write to; clipseek/_sync/ is made below it")
-    generate(parser.parse_args().out)
+    main()

@@ -99,6 +99,10 @@ class UnavailableError(ClipseekError):
     default_code = StatusCode.UNAVAILABLE
 
 
+class StatusLostError(UnavailableError):
+    """The server ended a stream, and gRPC lost the reason."""
+
+
 class DeadlineExceededError(ClipseekError):
     """The answer did not come in time. Inserts and deletes can be repeated safely."""
 
@@ -130,6 +134,8 @@ _CLASSES: dict[StatusCode, type[ClipseekError]] = {
     StatusCode.INTERNAL: InternalError,
     StatusCode.DATA_LOSS: InternalError,
 }
+# What grpc.aio says when a server ends a stream that is still sent to; the server's status is lost (grpc/grpc#36066).
+_LOST = "Internal error from Core"
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 
@@ -216,6 +222,8 @@ def _from_transport(code: StatusCode, text: str, *, address: str, request_id: st
             f"no server answers at {address}; start one with `clipseek-server serve`, "
             f"or give the address of yours ({_cause(text)})"
         )
+    elif code is StatusCode.INTERNAL and _LOST in text:
+        return StatusLostError(f"{address} ended the stream while it was being sent to", request_id=request_id)
     elif code is StatusCode.UNAVAILABLE:
         text = f"the connection to {address} broke ({text})"
     elif code is StatusCode.DEADLINE_EXCEEDED:

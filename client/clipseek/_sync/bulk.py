@@ -13,7 +13,7 @@ from clipseek._sync.concurrency import AnyIterable, Queue, Semaphore, in_thread,
 from clipseek._sync.connection import Connection
 from clipseek.batches import Batcher
 from clipseek.channel import deadline, new_request_id
-from clipseek.errors import ClipseekError, InternalError, InvalidArgumentError, translating
+from clipseek.errors import ClipseekError, InternalError, InvalidArgumentError, StatusLostError, translating
 from clipseek.pictures import Picture
 from clipseek.requests import InsertItem, OnExists
 from clipseek.results import BulkResult, Limits
@@ -62,9 +62,10 @@ class Bulk(Connection):
             ...         if result.error:
             ...             print(result.item.picture, result.error)
         """
+        config = BulkInsertConfig(collection=collection, on_exists=requests.on_exists(on_exists))
         stream = _BulkStream(
             items,
-            BulkInsertConfig(collection=collection, on_exists=requests.on_exists(on_exists)),
+            config,
             limits=self._server_limits(),
             address=self.address,
             request_id=request_id or new_request_id(),
@@ -80,6 +81,8 @@ class Bulk(Connection):
                     for response in call:
                         stream.take(response)
                 outcome = None
+            except StatusLostError as error:
+                outcome = self._refusal(config, stream.request_id) or error
             except ClipseekError as error:
                 outcome = error
             finally:
@@ -93,6 +96,17 @@ class Bulk(Connection):
             stream.abandon()
             call.cancel()
             del reader
+
+    def _refusal(self, config: BulkInsertConfig, request_id: str) -> ClipseekError | None:
+        """Why the server refuses such a stream, asked with one that has no items; ``None`` if it takes it (now)."""
+        empty = iterate([BulkInsertRequest(config=config)])
+        try:
+            with translating(self.address, request_id):
+                for _ in self._search.BulkInsert(empty, timeout=self.timeout, metadata=(("x-request-id", request_id),)):
+                    pass
+        except ClipseekError as error:
+            return error
+        return None
 
 
 class _BulkStream:

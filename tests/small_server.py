@@ -1,0 +1,394 @@
+"""A small gRPC server of clipseek's contract, for tests of the client: pictures in a dict, no model, no Milvus.
+
+It checks what it is sent, notes it, and can be told to fail, to dawdle and to break off in the ways that a client must
+bear. Searches answer with all pictures in the order of their ids.
+"""
+
+import hashlib
+import threading
+import typing
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from clipseek.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    embedding_service_pb2,
+    embedding_service_pb2_grpc,
+    errors_pb2,
+    image_pb2,
+    info_service_pb2,
+    info_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
+
+# ruff: noqa: N802 -- the contract's names
+
+CHUNK = 64 * 1024
+MODEL = image_pb2.ModelRef(name="small", space_id="5" * 64, precision="fp32")
+TIMING = image_pb2.Timing(decode=Duration(nanos=1_500_000), total=Duration(seconds=1, nanos=500_000_000))
+LIMITS = info_service_pb2.Limits(
+    max_message_bytes=2 * 1024 * 1024,
+    max_image_bytes=1024 * 1024,
+    max_image_pixels=10**6,
+    max_top_k=100,
+    max_top_k_with_mask=3,
+    max_offset_plus_top_k=1000,
+    max_search_terms=4,
+    max_batch_items=5,
+    max_batch_ids=4,
+    max_page_size=10,
+    max_metadata_bytes=2048,
+    max_text_characters=100,
+)
+
+
+@dataclass
+class Failure:
+    """An error to answer with."""
+
+    code: StatusCode
+    message: str = "told to fail"
+    details: tuple[Message, ...] = ()
+
+    def abort(self, context: grpc.ServicerContext) -> None:
+        """End the call."""
+        trailers: tuple[tuple[str, bytes], ...] = ()
+        if self.details:
+            status = status_pb2.Status(code=self.code.value[0], message=self.message)
+            for detail in self.details:
+                packed = Any()
+                packed.Pack(detail)
+                status.details.append(packed)
+            trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+        context.set_trailing_metadata(trailers)
+        context.abort(self.code, self.message)
+
+
+@dataclass
+class SmallServer:
+    """The server's state, and what it was asked.
+
+    Attributes:
+        calls: Name, request and request id of each call so far; streams are noted with their first message.
+        fail: By method, what the next calls answer.
+        images: What is stored, by id, with the bytes.
+        damage: What downloads do to the chunks that they send.
+        gate: Calls named in ``gated`` wait for it.
+        waiting: Set when one does.
+        cancelled: Set when a stream's client goes away.
+    """
+
+    address: str = ""
+    calls: list[tuple[str, Message, str]] = field(default_factory=list)
+    fail: dict[str, deque[Failure]] = field(default_factory=dict)
+    images: dict[str, tuple[image_pb2.Image, bytes]] = field(default_factory=dict)
+    damage: Callable[[list[bytes]], list[bytes]] = list
+    gated: frozenset[str] = frozenset()
+    gate: threading.Event = field(default_factory=threading.Event)
+    waiting: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def asked(self, name: str) -> list[typing.Any]:
+        """The requests of one method so far."""
+        return [request for method, request, _ in self.calls if method == name]
+
+    def failing(self, name: str, *failures: Failure) -> None:
+        """Answer the next calls of a method with these errors."""
+        self.fail[name] = deque(failures)
+
+    def note(self, name: str, request: Message, context: grpc.ServicerContext) -> None:
+        """Note a call, and let it wait or fail if it is to."""
+        metadata = dict(context.invocation_metadata())
+        self.calls.append((name, request, str(metadata.get("x-request-id", ""))))
+        if name in self.gated:
+            self.waiting.set()
+            self.gate.wait(30)
+        if self.fail.get(name):
+            self.fail[name].popleft().abort(context)
+
+    def store(self, data: bytes, image_id: str, **fields: object) -> tuple[image_pb2.Image, bool]:
+        """Store a picture; returns its record and whether the id was free."""
+        digest = hashlib.sha256(data).hexdigest()
+        image = image_pb2.Image(
+            image_id=image_id or digest,
+            content_sha256=digest,
+            collection="default",
+            width=8,
+            height=6,
+            media_type="image/png",
+            size_bytes=len(data),
+            **fields,
+        )
+        image.create_time.FromJsonString("2024-05-06T07:08:09.123456Z")
+        image.update_time.FromJsonString("2024-05-06T07:08:10Z")
+        created = image.image_id not in self.images
+        self.images[image.image_id] = (image, data)
+        return image, created
+
+
+def masked(image: image_pb2.Image, paths: list[str]) -> image_pb2.Image:
+    """A record with what a read_mask asks for."""
+    result = image_pb2.Image()
+    result.CopyFrom(image)
+    if "thumbnail" in paths:
+        result.thumbnail = b"\xff\xd8\xff\xe0 thumbnail"
+    if "embedding" in paths:
+        result.embedding.CopyFrom(image_pb2.Embedding(values=[0.6, 0.8], space_id=MODEL.space_id))
+    return result
+
+
+class Search(search_service_pb2_grpc.SearchServiceServicer):
+    def __init__(self, state: SmallServer) -> None:
+        self.state = state
+
+    def Insert(self, request, context):
+        self.state.note("Insert", request, context)
+        image, created = self.state.store(request.image_data, request.image_id, metadata=request.metadata)
+        outcome = image_pb2.INSERT_OUTCOME_CREATED if created else image_pb2.INSERT_OUTCOME_UNCHANGED
+        return search_service_pb2.InsertResponse(image=image, outcome=outcome, model=MODEL, timing=TIMING)
+
+    def BulkInsert(self, request_iterator, context):
+        context.add_callback(lambda: None if self.finished else self.state.cancelled.set())
+        self.finished = False
+        config = next(request_iterator).config
+        self.state.note("BulkInsert", config, context)
+        held = []
+        for request in request_iterator:
+            assert request.HasField("batch")
+            assert 1 <= len(request.batch.items) <= LIMITS.max_batch_items
+            assert request.ByteSize() <= LIMITS.max_message_bytes
+            self.state.note("BulkInsert.batch", request.batch, context)
+            # Hold back one item of each batch, so that results come out of order.
+            held, answered = [request.batch.items[0]], [*request.batch.items[1:], *held]
+            if answered:
+                yield self._results(answered)
+        if held:
+            yield self._results(held)
+        self.finished = True
+
+    def _results(self, items):
+        response = search_service_pb2.BulkInsertResponse()
+        for item in items:
+            if item.image_data == b"broken":
+                error = errors_pb2.ItemError(
+                    code=StatusCode.INVALID_ARGUMENT.value[0],
+                    reason=errors_pb2.ERROR_REASON_INVALID_IMAGE,
+                    message="not a picture",
+                )
+                response.results.add(sequence=item.sequence, error=error)
+            else:
+                image, _ = self.state.store(item.image_data, item.image_id, metadata=item.metadata)
+                success = search_service_pb2.BulkInsertSuccess(
+                    image_id=image.image_id, outcome=image_pb2.INSERT_OUTCOME_CREATED
+                )
+                response.results.add(sequence=item.sequence, success=success)
+        return response
+
+    def _hits(self, options):
+        found = sorted(self.state.images.items())[options.offset :][: options.top_k]
+        paths = list(options.read_mask.paths)
+        return [
+            image_pb2.Hit(image=masked(image, paths), score=1 - rank / 8) for rank, (_, (image, _)) in enumerate(found)
+        ]
+
+    def SearchByText(self, request, context):
+        self.state.note("SearchByText", request, context)
+        return search_service_pb2.SearchByTextResponse(
+            hits=self._hits(request.options), text_truncated=len(request.text) > 77, model=MODEL, timing=TIMING
+        )
+
+    def SearchByImage(self, request, context):
+        self.state.note("SearchByImage", request, context)
+        return search_service_pb2.SearchByImageResponse(hits=self._hits(request.options), model=MODEL, timing=TIMING)
+
+    def Search(self, request, context):
+        self.state.note("Search", request, context)
+        return search_service_pb2.SearchResponse(hits=self._hits(request.options), model=MODEL, timing=TIMING)
+
+    def _image(self, image_id, context):
+        if image_id not in self.state.images:
+            info = error_details_pb2.ErrorInfo(reason="IMAGE_NOT_FOUND", domain="clipseek", metadata={"id": image_id})
+            Failure(StatusCode.NOT_FOUND, f"no picture {image_id}", (info,)).abort(context)
+        return self.state.images[image_id]
+
+    def GetImage(self, request, context):
+        self.state.note("GetImage", request, context)
+        image, _ = self._image(request.image_id, context)
+        return search_service_pb2.GetImageResponse(image=masked(image, list(request.read_mask.paths)))
+
+    def BatchGetImages(self, request, context):
+        self.state.note("BatchGetImages", request, context)
+        response = search_service_pb2.BatchGetImagesResponse()
+        for image_id in request.image_ids:
+            if image_id in self.state.images:
+                response.images.append(masked(self.state.images[image_id][0], list(request.read_mask.paths)))
+            else:
+                response.missing_image_ids.append(image_id)
+        return response
+
+    def UpdateImage(self, request, context):
+        self.state.note("UpdateImage", request, context)
+        image, _ = self._image(request.image_id, context)
+        if not request.update_mask.paths:
+            image.metadata.CopyFrom(request.metadata)
+        for path in request.update_mask.paths:
+            key = path.removeprefix("metadata.")
+            image.metadata.fields.pop(key, None)
+            if key in request.metadata.fields:
+                image.metadata.fields[key].CopyFrom(request.metadata.fields[key])
+        return search_service_pb2.UpdateImageResponse(image=image)
+
+    def BatchDeleteImages(self, request, context):
+        self.state.note("BatchDeleteImages", request, context)
+        assert 1 <= len(request.image_ids) <= LIMITS.max_batch_ids
+        missing = [image_id for image_id in request.image_ids if self.state.images.pop(image_id, None) is None]
+        return search_service_pb2.BatchDeleteImagesResponse(
+            deleted_count=len(request.image_ids) - len(missing), missing_image_ids=missing
+        )
+
+    def ListImages(self, request, context):
+        """Pages of two, each second one of them empty."""
+        self.state.note("ListImages", request, context)
+        ids = sorted(self.state.images)
+        start, empty = (int(part) for part in (request.page_token or "0/0").split("/"))
+        if empty:
+            return search_service_pb2.ListImagesResponse(next_page_token=f"{start}/0")
+        paths = list(request.read_mask.paths)
+        page = [masked(self.state.images[image_id][0], paths) for image_id in ids[start : start + 2]]
+        token = f"{start + 2}/1" if start + 2 < len(ids) else ""
+        return search_service_pb2.ListImagesResponse(images=page, next_page_token=token)
+
+    def DownloadImage(self, request, context) -> Iterator[search_service_pb2.DownloadImageResponse]:
+        self.state.note("DownloadImage", request, context)
+        image, data = self._image(request.image_id, context)
+        yield search_service_pb2.DownloadImageResponse(header=search_service_pb2.DownloadImageHeader(image=image))
+        for chunk in self.state.damage([data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]):
+            yield search_service_pb2.DownloadImageResponse(chunk=chunk)
+
+
+class Embedding(embedding_service_pb2_grpc.EmbeddingServiceServicer):
+    def __init__(self, state: SmallServer) -> None:
+        self.state = state
+
+    def EmbedText(self, request, context):
+        self.state.note("EmbedText", request, context)
+        assert 1 <= len(request.texts) <= LIMITS.max_batch_items
+        response = embedding_service_pb2.EmbedTextResponse(model=MODEL, timing=TIMING)
+        for text in request.texts:
+            if text.strip():
+                vector = image_pb2.Embedding(values=[float(len(text)), 0.0], space_id=MODEL.space_id)
+                response.results.add(embedding=vector, text_truncated=len(text) > 77)
+            else:
+                response.results.add(error=errors_pb2.ItemError(code=3, reason=1, message="blank"))
+        return response
+
+    def EmbedImage(self, request, context):
+        self.state.note("EmbedImage", request, context)
+        assert 1 <= len(request.images) <= LIMITS.max_batch_items
+        response = embedding_service_pb2.EmbedImageResponse(model=MODEL, timing=TIMING)
+        for data in request.images:
+            response.results.add(embedding=image_pb2.Embedding(values=[float(len(data))], space_id=MODEL.space_id))
+        return response
+
+
+class Collections(collection_service_pb2_grpc.CollectionServiceServicer):
+    def __init__(self, state: SmallServer) -> None:
+        self.state = state
+
+    def _collection(self, name: str) -> collection_service_pb2.Collection:
+        collection = collection_service_pb2.Collection(
+            name=name or "default",
+            uid="u1",
+            model=MODEL,
+            dimension=2,
+            image_count=len(self.state.images),
+            index="resident exact",
+            efforts=[image_pb2.EFFORT_FAST, image_pb2.EFFORT_EXACT],
+        )
+        collection.create_time.FromJsonString("2024-05-06T07:08:09Z")
+        collection.generations.add(name="CS_default_1", live=True)
+        rebuild = admin_service_pb2.RebuildProgress(rebuild_id="r1", phase=admin_service_pb2.REBUILD_PHASE_EMBEDDING)
+        collection.generations.add(name="CS_default_2", rebuild=rebuild)
+        return collection
+
+    def CreateCollection(self, request, context):
+        self.state.note("CreateCollection", request, context)
+        return collection_service_pb2.CreateCollectionResponse(collection=self._collection(request.collection))
+
+    def GetCollection(self, request, context):
+        self.state.note("GetCollection", request, context)
+        return collection_service_pb2.GetCollectionResponse(collection=self._collection(request.collection))
+
+    def ListCollections(self, request, context):
+        self.state.note("ListCollections", request, context)
+        name, token = ("b", "") if request.page_token else ("a", "more")
+        return collection_service_pb2.ListCollectionsResponse(
+            collections=[self._collection(name)], next_page_token=token
+        )
+
+    def DeleteCollection(self, request, context):
+        self.state.note("DeleteCollection", request, context)
+        return collection_service_pb2.DeleteCollectionResponse(deleted_count=len(self.state.images))
+
+
+class Admin(admin_service_pb2_grpc.AdminServiceServicer):
+    def __init__(self, state: SmallServer) -> None:
+        self.state = state
+
+    def RebuildCollection(self, request, context):
+        self.state.note("RebuildCollection", request, context)
+        for phase in (admin_service_pb2.REBUILD_PHASE_EMBEDDING, admin_service_pb2.REBUILD_PHASE_DONE, 99):
+            progress = admin_service_pb2.RebuildProgress(rebuild_id="r1", phase=phase, images_done=1, images_total=2)
+            yield admin_service_pb2.RebuildCollectionResponse(progress=progress)
+
+    def CheckCollection(self, request, context):
+        self.state.note("CheckCollection", request, context)
+        difference = admin_service_pb2.Difference(
+            kind=admin_service_pb2.DIFFERENCE_KIND_MISSING_BYTES, image_id="x", message="gone"
+        )
+        yield admin_service_pb2.CheckCollectionResponse(differences=[difference], images_checked=1, images_total=2)
+        yield admin_service_pb2.CheckCollectionResponse(images_checked=2, images_total=2)
+
+
+class Info(info_service_pb2_grpc.InfoServiceServicer):
+    def __init__(self, state: SmallServer) -> None:
+        self.state = state
+
+    def GetServerInfo(self, request, context):
+        self.state.note("GetServerInfo", request, context)
+        model = info_service_pb2.Model(
+            name="small", description="no model at all", dimension=2, precision="fp32", vision_providers=["CPU"]
+        )
+        index = info_service_pb2.IndexInfo(engine="dict", index_type="HNSW", index_params={"M": "16"})
+        return info_service_pb2.GetServerInfoResponse(version="0.0.1", models=[model], index=index, limits=LIMITS)
+
+
+def start(state: SmallServer) -> grpc.Server:
+    """Serve on a free port of the loopback; ``state.address`` says which."""
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 2 * 1024 * 1024)])
+    search_service_pb2_grpc.add_SearchServiceServicer_to_server(Search(state), server)
+    embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(Embedding(state), server)
+    collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(Collections(state), server)
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(Admin(state), server)
+    info_service_pb2_grpc.add_InfoServiceServicer_to_server(Info(state), server)
+    checks = health.HealthServicer()
+    checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    checks.set("clipseek.v1.SearchService", health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    state.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    return server

@@ -1,0 +1,169 @@
+"""The command line against a small real server: what it prints where, and its exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.rpc import error_details_pb2
+from grpc import StatusCode
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from clipseek.cli.app import app
+from small_server import Failure, SmallServer
+
+
+@pytest.fixture
+def run(server: SmallServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("CLIPSEEK_SERVER", server.address)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object, **kwargs: Any) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], **kwargs)
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, name in enumerate(["a.png", "deep/er/b.png", ".hidden/c.png", ".d.png"]):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), number).save(path)
+    (tmp_path / "pictures/notes.txt").write_text("no picture")
+    (tmp_path / "pictures/fake.jpg").write_text("no picture either")
+    return tmp_path / "pictures"
+
+
+def test_insert_a_folder(run: Any, server: SmallServer, folder: Path) -> None:
+    result = run("insert", folder, "--collection", "pets")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "2 created, 2 no pictures" in result.stderr
+    assert "fake.jpg" in result.stderr
+    assert "notes.txt" in result.stderr
+    assert sorted(image.metadata["file"] for image, _ in server.images.values()) == ["a.png", "deep/er/b.png"]
+    assert server.asked("BulkInsert")[0].collection == "pets"
+
+
+def test_insert_prints_a_line_of_json_for_each_picture(run: Any, folder: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "bad.png"
+    truncated.write_bytes(b"\xff\xd8\xff" + b"x" * 2_000_000)
+    result = run("--json", "insert", folder, truncated)
+    assert result.exit_code == 1
+    rows = {Path(row["path"]).name: row for row in map(json.loads, result.stdout.splitlines())}
+    assert rows["a.png"]["outcome"] == "created"
+    assert len(rows["b.png"]["image_id"]) == 64
+    assert rows["bad.png"]["error"]["reason"] == "IMAGE_TOO_LARGE"
+    assert "1 failed" in result.stderr
+
+
+def test_insert_of_what_is_no_picture_or_not_there(run: Any, folder: Path) -> None:
+    result = run("insert", folder / "notes.txt")
+    assert result.exit_code == 1
+    assert "no picture" in result.stderr
+    result = run("insert", folder / "nothing.png")
+    assert (result.exit_code, "no such file" in result.stderr) == (1, True)
+
+
+def test_search_prints_a_table_json_and_a_page(run: Any, server: SmallServer, tmp_path: Path, folder: Path) -> None:
+    server.store(b"one", "id-1", metadata={"file": "cat\x1b[31m.jpg", "album": "[bold]summer"})
+    result = run("search", "a cat", "-k", 3, "--filter", "width > 1")
+    assert result.exit_code == 0, result.output
+    assert "1.0000" in result.stdout
+    assert "album=[bold]summer" in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    [request] = server.asked("Search")
+    assert [term.text for term in request.terms] == ["a cat"]
+    assert (request.options.top_k, request.options.filter) == (3, "width > 1")
+
+    result = run("search", "--image", folder / "a.png", "--json")
+    hits = json.loads(result.stdout)["hits"]
+    assert hits[0]["image"]["image_id"] == "id-1"
+    assert hits[0]["image"]["created"] == "2024-05-06T07:08:09.123456Z"
+    assert server.asked("Search")[1].terms[0].image_data == (folder / "a.png").read_bytes()
+
+    page = tmp_path / "found.html"
+    result = run("search", "a <b>cat</b>", "-i", folder / "a.png", "--html", page)
+    assert result.exit_code == 0, result.output
+    assert "a &lt;b&gt;cat" in page.read_text(encoding="utf-8")
+    assert len(server.asked("Search")[2].terms) == 2
+    assert run("search").exit_code == 2
+
+
+def test_get_and_download(run: Any, server: SmallServer, tmp_path: Path) -> None:
+    server.store(b"the bytes", "id-1", metadata={"album": "summer"})
+    result = run("get", "id-1", "-o", tmp_path / "out.bin")
+    assert result.exit_code == 0
+    assert "metadata.album" in result.stdout
+    assert (tmp_path / "out.bin").read_bytes() == b"the bytes"
+    result = run("get", "nothing")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "clipseek: no picture nothing\n"
+
+
+def test_list(run: Any, server: SmallServer) -> None:
+    for name in "abcde":
+        server.store(name.encode(), name)
+    rows = run("list", "--json").stdout.splitlines()
+    assert [json.loads(row)["image_id"] for row in rows] == list("abcde")
+    table = run("list", "--limit", 2).stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["id", "a", "b"]
+
+
+def test_delete_asks_first(run: Any, server: SmallServer) -> None:
+    for name in "abc":
+        server.store(name.encode(), name)
+    assert run("delete", "a", input="n\n").exit_code == 1
+    assert len(server.images) == 3
+    assert run("delete", "a", input="y\n").exit_code == 0
+    result = run("delete", "b", "z", "--yes", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"count": 1, "missing": ["z"]}
+    assert list(server.images) == ["c"]
+
+
+def test_collections_rebuild_check_and_info(run: Any) -> None:
+    assert [line.split()[0] for line in run("collections").stdout.splitlines()] == ["name", "a", "b"]
+    assert json.loads(run("collections", "--json").stdout)[0]["generations"][0]["live"]
+    assert "done: 1 of 2" in run("rebuild", "pets").stderr
+    result = run("check", "pets")
+    assert result.exit_code == 1
+    assert "missing_bytes" in result.stdout
+    info = run("info")
+    assert "small, fp32, 2 dimensions" in info.stdout
+    assert json.loads(run("info", "--json").stdout)["server"]["limits"]["max_batch_ids"] == 4
+
+
+def test_errors_are_one_line_and_say_whether_a_later_try_helps(
+    run: Any, server: SmallServer, unused_tcp_port: int
+) -> None:
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromMilliseconds(500)
+    server.failing("Search", Failure(StatusCode.RESOURCE_EXHAUSTED, "too much waits", (retry,)))
+    result = run("search", "a cat")
+    assert (result.exit_code, result.stderr) == (3, "clipseek: too much waits; try again in 0.5 s\n")
+    result = run("info", "--server", f"127.0.0.1:{unused_tcp_port}")
+    assert result.exit_code == 3
+    assert "clipseek-server serve" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert run("info", "--server", "http://x").exit_code == 1
+
+
+def test_shared_options_stand_before_or_after_the_command(run: Any, server: SmallServer, unused_tcp_port: int) -> None:
+    nowhere = f"127.0.0.1:{unused_tcp_port}"
+    run("--collection", "one", "list")
+    run("--collection", "one", "list", "--collection", "two")
+    assert [request.collection for request in server.asked("ListImages")] == ["one", "two"]
+    assert run("--server", nowhere, "info").exit_code == 3
+    assert run("--server", nowhere, "info", "--server", server.address).exit_code == 0
+
+
+def test_help_teaches_by_example() -> None:
+    result = subprocess.run([sys.executable, "-m", "clipseek", "search", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert 'clipseek search "a cat asleep on a sofa"' in result.stdout
+    assert "--server" in result.stdout

@@ -1,0 +1,176 @@
+"""insert_many: order, limits, back-pressure, and every way in which a stream can end."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+
+from clipseek import AsyncClient, ClipseekError, InsertItem, InvalidArgumentError, UnavailableError
+from clipseek._async.bulk import WINDOW
+from small_server import LIMITS, Failure, SmallServer
+
+
+def test_every_item_has_its_result(client: Any, server: SmallServer) -> None:
+    items = [InsertItem(f"picture {number}".encode(), image_id=f"id-{number}") for number in range(333)]
+    results = list(client.insert_many(iter(items), collection="pets", on_exists="fail", request_id="bulk-1"))
+    assert sorted(result.index for result in results) == list(range(333))
+    assert [result.index for result in results] != list(range(333))  # The small server answers out of order.
+    for result in results:
+        assert result.item is items[result.index]
+        assert (result.image_id, result.outcome, result.error) == (f"id-{result.index}", "created", None)
+    [config] = server.asked("BulkInsert")
+    assert (config.collection, config.on_exists) == ("pets", 3)
+    assert ("BulkInsert", config, "bulk-1") in server.calls
+
+
+def test_one_bad_picture_fails_alone(client: Any, server: SmallServer, tmp_path: Path) -> None:
+    good = tmp_path / "good.bin"
+    good.write_bytes(b"good")
+    items = [
+        good,
+        b"broken",
+        tmp_path / "nothing.jpg",
+        InsertItem(b"picture", metadata={"a": object()}),
+        b"x" * (LIMITS.max_image_bytes + 1),
+        InsertItem(b"y", metadata={"a": "z" * LIMITS.max_message_bytes}),
+        5,
+        InsertItem(b"last", metadata={"name": "last"}),
+    ]
+    results = sorted(client.insert_many(items), key=lambda result: result.index)
+    assert [result.error is None for result in results] == [True, *[False] * 6, True]
+    assert all(isinstance(result.error, InvalidArgumentError) for result in results[1:7])
+    assert [result.error.reason for result in results[1:7]] == [
+        "INVALID_IMAGE",
+        "INVALID_IMAGE",
+        "INVALID_FIELD",
+        "IMAGE_TOO_LARGE",
+        "IMAGE_TOO_LARGE",
+        "INVALID_IMAGE",
+    ]
+    assert "nothing.jpg" in str(results[2].error)
+    assert len(server.images) == 2
+
+
+def test_only_unreadable_pictures(client: Any, server: SmallServer, tmp_path: Path) -> None:
+    results = list(client.insert_many(tmp_path / f"{number}.jpg" for number in range(3 * WINDOW)))
+    assert len(results) == 3 * WINDOW
+    assert all(result.error for result in results)
+    assert server.asked("BulkInsert.batch") == []
+
+
+def test_no_pictures_at_all(client: Any, server: SmallServer) -> None:
+    assert list(client.insert_many([])) == []
+    assert len(server.asked("BulkInsert")) == 1
+
+
+def test_messages_stay_within_the_limits(client: Any, server: SmallServer) -> None:
+    size = LIMITS.max_message_bytes // 3
+    assert len(list(client.insert_many(bytes([number]) * size for number in range(7)))) == 7
+    assert [len(batch.items) for batch in server.asked("BulkInsert.batch")] == [2, 2, 2, 1]
+
+
+def test_the_source_is_read_no_further_than_the_caller_follows(client: Any, server: SmallServer) -> None:
+    taken = 0
+    stopped = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        try:
+            while True:
+                taken += 1
+                yield str(taken).encode()
+        finally:
+            stopped.set()
+
+    results = client.insert_many(endless())
+    for followed in range(1, 400):
+        assert next(results).error is None
+        # One more may have been taken and wait for its place.
+        assert taken <= followed + WINDOW + 1
+    results.close()
+    assert server.cancelled.wait(10)
+
+
+def test_an_answer_is_not_waited_for_to_send_more(client: Any, server: SmallServer) -> None:
+    server.gated = frozenset({"BulkInsert.batch"})
+    sent = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        for number in range(50):
+            if number == 6 * LIMITS.max_batch_items:
+                sent.set()
+            yield str(number).encode()
+
+    results: list[Any] = []
+    reader = threading.Thread(target=lambda: results.extend(client.insert_many(source())))
+    reader.start()
+    assert sent.wait(20)
+    assert results == []
+    server.gate.set()
+    reader.join(30)
+    assert len(results) == 50
+
+
+def test_a_source_that_fails_ends_the_stream_after_the_results(client: Any, server: SmallServer) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"one"
+        yield b"two"
+        raise KeyError("the disk")
+
+    results = []
+    with pytest.raises(KeyError, match="the disk"):
+        for result in client.insert_many(failing()):
+            results.append(result)  # noqa: PERF402 -- the error comes in the middle
+    assert len(results) == 2
+    assert len(server.images) == 2
+
+
+def test_a_stream_that_breaks_raises_after_the_results(client: Any, server: SmallServer) -> None:
+    results = []
+    stream = client.insert_many(str(number).encode() for number in range(10_000))
+    results.append(next(stream))
+    server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE, "going away"))
+    with pytest.raises(UnavailableError, match=r"going away|ended the stream"):
+        for result in stream:
+            results.append(result)  # noqa: PERF402 -- as above
+    assert 1 <= len(results) < 10_000
+    assert all(result.error is None for result in results)
+
+
+def test_a_stream_that_is_refused(client: Any, server: SmallServer) -> None:
+    # Twice: grpc.aio may lose the first answer, and then the client asks again.
+    server.failing("BulkInsert", *[Failure(StatusCode.INVALID_ARGUMENT, "bad name")] * 2)
+    with pytest.raises(InvalidArgumentError, match="bad name"):
+        list(client.insert_many([b"picture"] * 50, collection="!"))
+
+
+def test_a_deadline_for_the_whole_stream(client: Any, server: SmallServer) -> None:
+    server.gated = frozenset({"BulkInsert.batch"})
+    with pytest.raises(ClipseekError) as caught:
+        list(client.insert_many([b"picture"], timeout=0.2))
+    assert caught.value.code is StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_an_asynchronous_source(server: SmallServer) -> None:
+    async def source() -> Any:
+        for number in range(20):
+            yield str(number).encode()
+
+    async with AsyncClient(server.address) as client:
+        assert len([result async for result in client.insert_many(source())]) == 20
+
+
+async def test_closing_the_client_ends_a_stream_that_waits(server: SmallServer) -> None:
+    server.gated = frozenset({"BulkInsert"})
+    client = AsyncClient(server.address)
+    stream = client.insert_many([b"picture"])
+    waiting = asyncio.create_task(anext(stream))
+    assert await asyncio.to_thread(server.waiting.wait, 10)
+    await client.close()
+    with pytest.raises(ClipseekError) as caught:
+        await waiting
+    assert caught.value.code is StatusCode.CANCELLED

@@ -1,0 +1,43 @@
+"""``pip install clipseek`` in a fresh environment: small, no server inside, and it says what the command needs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+LIMIT = 25_000_000
+
+
+def test_the_client_installs_alone(tmp_path: Path) -> None:
+    # A copy: building leaves files beside the sources, and old ones of them would end up in the wheel.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    for name in ("client", "server"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    pip = [venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"]
+    done = subprocess.run([*pip, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    [packages] = venv.glob("lib/python*/site-packages")
+    names = {path.name.split("-")[0] for path in packages.glob("*.dist-info")} - {"pip", "setuptools"}
+    assert names == {"clipseek", "grpcio", "protobuf", "googleapis_common_protos", "typing_extensions"}
+    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    files = [
+        path
+        for path in packages.rglob("*")
+        if path.is_file() and not path.relative_to(packages).parts[0].startswith(tools)
+    ]
+    assert sum(path.stat().st_size for path in files) <= LIMIT
+
+    code = "import clipseek, clipseek.gallery; clipseek.gallery.gallery_html([]); print(clipseek.__version__)"
+    run = subprocess.run([venv / "bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    command = subprocess.run([venv / "bin/clipseek", "info"], cwd=tmp_path, capture_output=True, text=True)
+    assert command.returncode == 2
+    assert "pip install 'clipseek[cli]'" in command.stderr
