@@ -113,7 +113,7 @@ class Searches:
             SpaceMismatch: A vector is of another space, or no loaded model serves the collection.
             EffortNotServed: The index does not serve the effort.
         """
-        condition = parse_filter(query.filter)
+        condition = parse_filter(query.filter, field="options.filter")
         own_ids = {term.source.image_id for term in query.terms if isinstance(term.source, Stored)}
 
         async def search(index: CollectionIndex) -> Found:
@@ -188,7 +188,8 @@ def _checked(values: npt.NDArray[np.float32], space_id: str, info: CollectionInf
         raise InvalidField(
             f"the embedding has {len(values)} values, but the collection's vectors have {info.dimension}", field=field
         )
-    length = float(np.linalg.norm(values.astype(np.float64)))
+    precise = values.astype(np.float64)  # the length of large float32 numbers is no float32
+    length = float(np.linalg.norm(precise))
     if not np.isfinite(length) or length < MIN_LENGTH:
         raise InvalidField("the embedding must be finite and longer than 1e-6", field=field)
-    return (values / length).astype(np.float32)
+    return (precise / length).astype(np.float32)
