@@ -13,8 +13,9 @@ from clipseek_server.errors import ClipseekError, Overloaded
 from clipseek_server.telemetry import Call, log
 
 DOMAIN = "clipseek"
-MAX_MESSAGE_CHARACTERS = 1000
-"""Trailers are limited to 8 KB, and a message can quote the request."""
+MAX_TEXT_BYTES = 600
+"""Of each text in an answer, as UTF-8. A text can quote the request; trailers of more than 8 KB are lost on the way, with
+the status in them; and gRPC writes a byte that is not ASCII as three."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -44,7 +45,7 @@ def failure(error: Exception, call: Call) -> Failure:
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_short_metadata(error))
     ]
     if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=_shortened(error.field), description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     trailers: Metadata = ()
     if error.retry_after is not None:
@@ -73,7 +74,10 @@ def item_error(error: Exception, call: Call) -> errors_pb2.ItemError:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
+    encoded = text.encode()
+    if len(encoded) <= MAX_TEXT_BYTES:
+        return text
+    return encoded[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
 
 
 def _short_metadata(error: ClipseekError) -> dict[str, str]:
