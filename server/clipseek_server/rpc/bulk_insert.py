@@ -6,7 +6,8 @@ by gRPC's flow control instead of being refused.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from clipseek.v1 import search_service_pb2 as pb
@@ -42,12 +43,13 @@ class BulkInserts:
 
     async def bulk_insert(
         self, requests: MessageStream[pb.BulkInsertRequest], call: Call
-    ) -> AsyncIterator[pb.BulkInsertResponse]:
+    ) -> AsyncGenerator[pb.BulkInsertResponse, None]:
         """BulkInsert."""
         with self._streams.open():
             stream = _Stream(self._inserts, self._settings, requests, call, self._max_item_seconds)
-            async for response in stream.run(self._draining):
-                yield response
+            async with aclosing(stream.run(self._draining)) as responses:
+                async for response in responses:
+                    yield response
 
 
 class _Stream:
@@ -72,7 +74,7 @@ class _Stream:
         self._results: asyncio.Queue[pb.BulkInsertResult | None] = asyncio.Queue()
         self._items: set[asyncio.Task[None]] = set()
 
-    async def run(self, draining: asyncio.Event) -> AsyncIterator[pb.BulkInsertResponse]:
+    async def run(self, draining: asyncio.Event) -> AsyncGenerator[pb.BulkInsertResponse, None]:
         reader = asyncio.create_task(self._read_all(draining))
         reader.add_done_callback(lambda _: self._results.put_nowait(None))
         try:

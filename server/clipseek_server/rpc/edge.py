@@ -4,13 +4,17 @@ Handlers get raw bytes: a message that cannot be parsed is our INVALID_ARGUMENT,
 it. All methods are registered as client-streaming, which on the wire is the same: gRPC reads a unary request whole
 before any handler runs, so memory would not be bounded; here a handler takes the largest message's size from the budget
 before it reads, and gives back what the message did not need.
+
+The request id goes back with the first answer, or with the error: a client retries, and heeds how long to wait before
+that, only when an error is all that it got.
 """
 
 import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -30,7 +34,7 @@ REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Method = Callable[..., Awaitable[Message] | AsyncIterator[Message]]
+Method = Callable[..., Awaitable[Message] | AsyncGenerator[Message, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,29 @@ class MessageStream(Generic[Request]):
             raise MalformedMessage(f"the message is no {name}; check the generated stubs") from None
 
 
+class _Answers:
+    """The way back of one call."""
+
+    def __init__(self, context: Context, call: Call) -> None:
+        self._context = context
+        self._call = call
+        self._begun = False
+
+    async def begin(self) -> None:
+        """Send the request id, once; from then on the client cannot retry by itself."""
+        if not self._begun:
+            self._begun = True
+            await self._context.send_initial_metadata(((REQUEST_ID_KEY, self._call.request_id),))
+
+    async def send_all(self, responses: AsyncGenerator[Message, None]) -> None:
+        """Send them one by one. They are closed in the end, also when the client has gone."""
+        async with aclosing(responses):
+            async for response in responses:
+                await self.begin()
+                await self._context.write(response.SerializeToString())
+        await self.begin()
+
+
 class Edge:
     """Turns servicers into gRPC handlers."""
 
@@ -119,7 +146,7 @@ class Edge:
         Args:
             service: From the generated code.
             methods: By name: ``async (request, call) -> response`` for unary methods, ``(request, call) -> async
-                iterator of responses`` for server-streaming ones, ``(stream, call) -> async iterator`` for both ways.
+                generator of responses`` for server-streaming ones, ``(stream, call) -> async generator`` for both ways.
             with_pictures: The names of those whose requests hold pictures; they share the larger budget.
         """
         return grpc.method_handlers_generic_handler(
@@ -137,25 +164,25 @@ class Edge:
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         message_class = GetMessageClass(method.input_type)
 
-        async def unary(stream: MessageStream[Message], call: Call, context: Context) -> bytes:
+        async def unary(stream: MessageStream[Message], call: Call, answers: _Answers) -> bytes:
             request, lease = await _only_message(stream)
             try:
                 response: Message = await function(request, call)  # type: ignore[misc]  # unary methods are awaitable
+                await answers.begin()
                 return response.SerializeToString()
             finally:
                 lease.release()
 
-        async def server_streaming(stream: MessageStream[Message], call: Call, context: Context) -> None:
+        async def server_streaming(stream: MessageStream[Message], call: Call, answers: _Answers) -> None:
             request, lease = await _only_message(stream)
             try:
-                async for response in function(request, call):  # type: ignore[union-attr]  # streaming ones iterate
-                    await context.write(response.SerializeToString())
+                await answers.send_all(function(request, call))  # type: ignore[arg-type]  # streaming ones generate
             finally:
                 lease.release()
 
-        async def both_streaming(stream: MessageStream[Message], call: Call, context: Context) -> None:
-            async for response in function(stream, call):  # type: ignore[union-attr]
-                await context.write(response.SerializeToString())
+        async def both_streaming(stream: MessageStream[Message], call: Call, answers: _Answers) -> None:
+            await answers.begin()  # some clients send nothing before they hear from the server
+            await answers.send_all(function(stream, call))  # type: ignore[arg-type]
 
         run = both_streaming if method.client_streaming else server_streaming if method.server_streaming else unary
 
@@ -164,17 +191,16 @@ class Edge:
             stream = MessageStream(context, message_class, budget, self._limits, call)
             code = grpc.StatusCode.OK
             try:
-                await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
                 if self.draining.is_set():
                     raise NotServing("the server is shutting down; retry elsewhere or later")
-                return await run(stream, call, context)
+                return await run(stream, call, _Answers(context, call))
             except asyncio.CancelledError:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if call.expired else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:
                 unhappy = failure(error, call)
                 code = unhappy.code
-                await context.abort(code, unhappy.message, unhappy.trailers)
+                await context.abort(code, unhappy.message, (*unhappy.trailers, (REQUEST_ID_KEY, call.request_id)))
             finally:
                 _log_call(method, call, code, stream.bytes_read, context)
 
