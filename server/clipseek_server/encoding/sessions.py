@@ -32,6 +32,9 @@ class GraphSession:
         wanted = [provider for provider in providers if provider in available]
         if not wanted:
             raise StartupError(_not_got(providers, available))
+        if "CUDAExecutionProvider" in wanted:
+            # CUDA and cuDNN came as wheels, where the loader does not look.
+            ort.preload_dlls()
         try:
             self._session = ort.InferenceSession(str(path), _options(threads), providers=wanted)
         except Exception as error:
