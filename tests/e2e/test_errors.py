@@ -33,7 +33,9 @@ from clipseek.v1 import collection_service_pb2, embedding_service_pb2, image_pb2
 from clipseek.v1.collection_service_pb2_grpc import CollectionServiceStub
 from clipseek.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
+from clipseek_server.catalog.interfaces import CollectionIndex
 from clipseek_server.config import Settings
+from clipseek_server.index.vector_index import VectorIndex
 from open_server import OpenServer
 from pictures import picture
 from raw_calls import call_raw, refused, stream_raw
@@ -544,6 +546,28 @@ def test_a_collection_of_another_space(bundle, other_bundle, tmp_path):
         assert (described.model.name, described.model.space_id) == ("", inserted.model.space_id)
         assert client.insert(picture(2), collection="ours").outcome == "created"
         assert client.delete("a").count == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "effort", "served"),
+    [("HNSW", "exact", "FAST, THOROUGH"), ("AUTOINDEX", "fast", "none"), ("AUTOINDEX", "thorough", "none")],
+)
+def test_an_effort_that_the_index_does_not_serve(open_server, open_client, monkeypatch, kind, effort, served):
+    open_client.insert(picture(1))
+    for each in open_client.get_collection().efforts:
+        assert open_client.search_text("a cat", effort=each).hits
+    # Memory serves all efforts; an index of a Milvus server does not. It is asked here before memory is.
+    index = open_server.run(open_server.collections.read("default", itself))
+    monkeypatch.setattr(index, "_vector_index", VectorIndex(kind))
+    with pytest.raises(FailedPreconditionError) as caught:
+        open_client.search_text("a cat", effort=effort)
+    assert caught.value.reason == "EFFORT_NOT_SERVED"
+    assert caught.value.metadata == {"effort": effort.upper(), "index": kind, "served": served}
+    assert open_client.search_text("a cat").hits
+
+
+async def itself(index: CollectionIndex) -> CollectionIndex:
+    return index
 
 
 # Load.

@@ -14,8 +14,8 @@ from clipseek_server.telemetry import Call, log
 
 DOMAIN = "clipseek"
 MAX_TEXT_BYTES = 600
-"""Of each text in an answer, as UTF-8. A text can quote the request; trailers of more than 8 KB are lost on the way, with
-the status in them; and gRPC writes a byte that is not ASCII as three."""
+"""Of each text in an answer, as UTF-8. A text can quote the request, and trailers of more than 8 KB are lost on the way
+with the status in them, where each byte that is not ASCII is written as three."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
