@@ -1,0 +1,82 @@
+"""The command line against the real server: a folder in, found again, out, gone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pictures import large_picture, picture
+
+
+@pytest.fixture
+def run(server, collection):
+    """Runs the command as a user does; the server's log, which is this process's, stays out of what it prints."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "clipseek", "--collection", collection, *map(str, arguments)]
+        environment = os.environ | {"CLIPSEEK_SERVER": server.address}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    for seed in range(20):
+        (folder / "deep" / f"{seed}.png").write_bytes(picture(seed))
+    (folder / "large.png").write_bytes(large_picture(5_000_000))
+    (folder / "photo.jpg").write_bytes(picture(100, format="JPEG"))
+    (folder / "readme.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_goes_in_is_found_and_goes(run, folder, tmp_path):
+    result = run("insert", folder)
+    assert result.returncode == 0, result.stderr
+    assert "22 created, 1 no pictures" in result.stderr
+    assert "22 unchanged" in run("insert", folder).stderr
+
+    page = tmp_path / "found.html"
+    result = run("search", "--image", folder / "photo.jpg", "--top-k", 3, "--json", "--html", page)
+    assert result.returncode == 0, result.stderr
+    hits = json.loads(result.stdout)["hits"]
+    assert len(hits) == 3
+    assert hits[0]["image"]["metadata"] == {"file": "photo.jpg"}
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
+    assert page.read_text(encoding="utf-8").count('src="data:image/jpeg;base64,') == 4
+    assert run("search", "a cat", "--filter", 'metadata.file == "large.png"').stdout.count("large.png") == 1
+
+    listed = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+    [large] = [image["image_id"] for image in listed if image["metadata"]["file"] == "large.png"]
+    assert len(listed) == 22
+    assert run("get", large, "--output", tmp_path / "again.png").returncode == 0
+    assert (tmp_path / "again.png").read_bytes() == (folder / "large.png").read_bytes()
+
+    assert "done" in run("rebuild").stderr
+    assert run("check", "--verify-bytes").returncode == 0
+    assert run("delete", large, "--yes").returncode == 0
+    assert run("get", large).returncode == 1
+
+
+def test_broken_pictures_are_named_and_the_others_stored(run, folder):
+    (folder / "truncated.png").write_bytes(picture(7)[:200])
+    result = run("insert", folder)
+    assert result.returncode == 1
+    assert "22 created, 1 failed, 1 no pictures" in result.stderr
+    assert "not stored" in result.stderr
+    assert "truncated.png" in result.stderr
+
+
+def test_errors_of_the_real_server(run):
+    for arguments in (["get", "nothing"], ["search", "a cat"]):
+        result = run(*arguments)
+        assert (result.returncode, result.stdout) == (1, ""), result.stderr
+        assert result.stderr.startswith("clipseek: ")
+    result = run("info")
+    assert result.returncode == 0
+    assert "milvus-lite" in result.stdout
