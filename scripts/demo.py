@@ -36,6 +36,7 @@ KNOWN = {
     "a cup of coffee": ["coffee.png"],
     "a rocket launch": ["rocket.jpg"],
     "a motorcycle": ["motorcycle_left.png", "motorcycle_right.png"],
+    "a photographer with a camera": ["camera.png"],
 }
 # For pictures that we know nothing about.
 SENTENCES = ["people", "an animal", "food", "a landscape", "a building", "a vehicle"]

@@ -1,5 +1,6 @@
 """Fixtures for all tests: small models, pictures, and servers that really run."""
 
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from clipseek import Client
+from clipseek_export import starter
+from clipseek_export.export import export
+from clipseek_export.source import SourceModel
 from clipseek_server.config import Settings
 from models import export_bundle, make_small_clip
 from servers import ServerThread
@@ -29,6 +33,26 @@ def other_bundle(tmp_path_factory) -> Path:
     """A bundle of another space."""
     model = make_small_clip(tmp_path_factory.mktemp("model") / "other-clip", seed=1)
     return export_bundle(model, tmp_path_factory.mktemp("bundles") / "other-clip")
+
+
+@pytest.fixture(scope="session")
+def starter_model() -> SourceModel:
+    """The starter, loaded without touching the network."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the starter must not use the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        return starter.load()
+
+
+@pytest.fixture(scope="session")
+def starter_bundle(starter_model, tmp_path_factory) -> Path:
+    """The starter's bundle."""
+    folder = tmp_path_factory.mktemp("bundles") / "starter"
+    export(starter_model, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,15 @@ import io
 import numpy as np
 from PIL import Image
 
+ANSWERS = {
+    "a cat": {"chelsea.png"},
+    "a cup of coffee": {"coffee.png"},
+    "a rocket launch": {"rocket.jpg"},
+    "a motorcycle": {"motorcycle_left.png", "motorcycle_right.png"},
+    "a photographer with a camera": {"camera.png"},
+}
+"""Sentences, and those of scikit-image's pictures of which one must come first."""
+
 
 def picture(seed: int, *, size: tuple[int, int] = (48, 40), format: str = "PNG", **options: object) -> bytes:
     """A file of coloured noise in broad strokes; other seeds look different."""

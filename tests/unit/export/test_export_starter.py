@@ -1,7 +1,5 @@
 """The starter gives what its parts give, and finds the pictures that everyone expects it to find."""
 
-import socket
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from transformers import AutoTokenizer, BertModel
 from clipseek_export import starter
 from clipseek_export import starter_parts as parts
 from clipseek_export.errors import ExportError
-from clipseek_export.export import export
 from clipseek_export.measure import Towers
 from clipseek_export.source import Embeddings, Pixels, SourceModel
 from clipseek_export.space import describe_space
@@ -21,14 +18,8 @@ from clipseek_server.encoding.bundle import TEXT_FILE, VISION_FILE, Manifest, go
 from clipseek_server.encoding.pictures import decode_picture
 from clipseek_server.encoding.sessions import GraphSession
 from clipseek_server.errors import InvalidImage
+from pictures import ANSWERS
 
-ANSWERS = {
-    "a cat": {"chelsea.png"},
-    "a cup of coffee": {"coffee.png"},
-    "a rocket launch": {"rocket.jpg"},
-    "a motorcycle": {"motorcycle_left.png", "motorcycle_right.png"},
-    "a photographer with a camera": {"camera.png"},
-}
 TEXTS = [
     "a cat",
     "A Photo, of a CAT!",
@@ -39,23 +30,6 @@ TEXTS = [
     "the cat sat on the mat and " * 80,
 ]
 CPU = ["CPUExecutionProvider"]
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[SourceModel]:
-    def refuse(*_: object) -> None:
-        raise AssertionError("the starter must not use the network")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        yield starter.load()
-
-
-@pytest.fixture(scope="module")
-def starter_bundle(model: SourceModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "starter"
-    export(model, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +80,18 @@ def test_finds_the_right_picture_first(
         assert row[right].max() - row[~right].max() > 0.05, query
 
 
-def test_pictures_are_as_the_formula_has_them(model: SourceModel, towers: Towers) -> None:
+def test_pictures_are_as_the_formula_has_them(starter_model: SourceModel, towers: Towers) -> None:
     pixels = np.concatenate(
-        [noise(2), [golden_pixels(seed, model.pixels) for seed in range(2)], np.full_like(noise(1), 255)]
+        [noise(2), [golden_pixels(seed, starter_model.pixels) for seed in range(2)], np.full_like(noise(1), 255)]
     )
-    found, expected = towers.pictures(pixels), model.reference_pictures(pixels)
+    found, expected = towers.pictures(pixels), starter_model.reference_pictures(pixels)
     assert found.dtype == np.float32
     assert cosines(found, expected).min() > 0.99999
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_texts_are_as_transformers_has_them(model: SourceModel, towers: Towers) -> None:
-    found, expected = towers.texts(TEXTS), model.reference_texts(TEXTS)
+def test_texts_are_as_transformers_has_them(starter_model: SourceModel, towers: Towers) -> None:
+    found, expected = towers.texts(TEXTS), starter_model.reference_texts(TEXTS)
     assert found.dtype == np.float32
     assert cosines(found, expected).min() > 0.99999
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -151,8 +125,8 @@ def test_a_text_has_no_look_and_a_picture_has_half(towers: Towers) -> None:
     np.testing.assert_allclose(np.linalg.norm(pictures[:, meaning], axis=1), (1 - starter.LOOK_SHARE) ** 0.5, atol=1e-5)
 
 
-def test_class_codes_are_centred_sums_of_name_and_description(model: SourceModel) -> None:
-    codes = model.vision.get_buffer("class_codes").double().numpy()
+def test_class_codes_are_centred_sums_of_name_and_description(starter_model: SourceModel) -> None:
+    codes = starter_model.vision.get_buffer("class_codes").double().numpy()
     np.testing.assert_allclose(codes.mean(axis=0), 0, atol=1e-6)
     few = [281, 670, 967]
     classes = [parts.class_texts()[index] for index in few]
@@ -180,11 +154,11 @@ def test_look_directions_do_not_depend_on_the_signs_of_a_decomposition() -> None
 
 
 def test_another_joining_is_another_space(
-    model: SourceModel, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    starter_model: SourceModel, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert manifest.space_id == describe_space(model).space_id
-    monkeypatch.setitem(model.constants, "temperature", starter.TEMPERATURE + 0.1)
-    assert manifest.space_id != describe_space(model).space_id
+    assert manifest.space_id == describe_space(starter_model).space_id
+    monkeypatch.setitem(starter_model.constants, "temperature", starter.TEMPERATURE + 0.1)
+    assert manifest.space_id != describe_space(starter_model).space_id
 
 
 def test_bundle_says_what_it_is(starter_bundle: Path, manifest: Manifest) -> None:
