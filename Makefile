@@ -52,6 +52,7 @@ lint: install ## Check format, lint, types, layers, contract, stubs and lock fil
 	$(BIN)/buf lint
 	$(BIN)/python scripts/check_breaking.py
 	$(BIN)/python scripts/generate_stubs.py --check client
+	$(BIN)/python scripts/generate_sync_client.py --check client
 	$(BIN)/python scripts/settings_table.py --check
 	$(BIN)/python scripts/lock.py --check
 
@@ -61,8 +62,9 @@ format: install ## Format the code and fix what can be fixed
 	$(BIN)/ruff format
 
 .PHONY: proto
-proto: install ## Generate the Python stubs in client/clipseek/v1 from proto/
+proto: install ## Generate the Python stubs from proto/, and the synchronous client from the asynchronous one
 	$(BIN)/python scripts/generate_stubs.py client
+	$(BIN)/python scripts/generate_sync_client.py client
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Write the lock files from pyproject.toml; LOCK_ARGS=--upgrade for the newest versions

@@ -1,7 +1,7 @@
 """What callers give, as messages of the contract."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -64,9 +64,9 @@ class Term:
         return cls("image", image_id, weight)
 
     @classmethod
-    def embedding(cls, values: Sequence[float], weight: float | None = None, *, space_id: str = "") -> "Term":
+    def embedding(cls, values: Iterable[float], weight: float | None = None, *, space_id: str = "") -> "Term":
         """A vector of the collection's space; with a ``space_id`` the server checks that."""
-        return cls("embedding", image_pb2.Embedding(values=values, space_id=space_id), weight)
+        return cls("embedding", image_pb2.Embedding(values=list(values), space_id=space_id), weight)
 
 
 def term(given: Term | str) -> search_service_pb2.SearchTerm:

@@ -22,6 +22,9 @@ class Embedding:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.values)
+
     def __repr__(self) -> str:
         return f"Embedding({len(self.values)} values, space_id={self.space_id[:8]!r}…)"
 

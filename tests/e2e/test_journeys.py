@@ -140,7 +140,7 @@ def test_weighted_terms_are_one_query(client, collection):
     )
     embedded = client.get("p2", collection=collection, with_embedding=True).embedding
     assert embedded is not None
-    mixed = client.search(Term.embedding(embedded.values), Term.image("p4"), collection=collection, top_k=6)
+    mixed = client.search(Term.embedding(embedded), Term.image("p4"), collection=collection, top_k=6)
     assert "p4" not in [hit.image_id for hit in mixed]
     assert mixed[0].image_id == "p2"
     with pytest.raises(InvalidArgumentError, match="cancel"):
