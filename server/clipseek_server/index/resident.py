@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 Mask = npt.NDArray[np.bool_]
 
 LOAD_PAGE = 1024
-"""Rows read at a time while loading. Each page costs Milvus Lite a pass over all rows; larger ones hold up the event loop
-for longer (80 ms at worst here, 240 with 4,096) and are no faster."""
+"""Rows read at a time while loading. Each page costs Milvus Lite a pass over all rows; larger ones hold up the event
+loop for longer (80 ms at worst here, 240 with 4,096) and are no faster."""
 
 _STEP = 256
 """Rows taken over at a time: the event loop is free in between."""
