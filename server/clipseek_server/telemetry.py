@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -72,6 +72,16 @@ class Call:
             self.spent(stage, time.monotonic() - begin)
 
 
+class _Lines(structlog.PrintLogger):
+    """Lines that may be lost: a full disk or a reader that went away must not fail the call that logs."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = error = critical = fatal = failure = exception = msg
+
+
 def configure_logging(level: str, *, json: bool) -> None:
     """Send structured log lines to standard error, as JSON or for the eye."""
     structlog.configure(
@@ -83,7 +93,7 @@ def configure_logging(level: str, *, json: bool) -> None:
             structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
 
