@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -22,6 +23,10 @@ from urllib.parse import quote, unquote
 
 from clipseek_server.errors import ImageStoreUnavailable, StartupError
 from clipseek_server.images.blobs import Blob
+
+RESERVED_BYTES = 128 * 1024 * 1024
+"""The default: records on the same disk need some to be changed and deleted, and a picture whose record cannot be
+written would only take what is left."""
 
 STALE_SECONDS = 3600.0
 """Age at which a temporary file is the remains of a killed server; no write takes that long."""
@@ -42,13 +47,15 @@ class FolderStore:
 
     Args:
         root: The folder; made if it is missing.
+        reserved_bytes: Free space below which no picture is taken.
 
     Raises:
         StartupError: The folder cannot be made or written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserved_bytes: int = RESERVED_BYTES) -> None:
         self._root = root
+        self._reserved_bytes = reserved_bytes
         self._incoming = root / _INCOMING
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="images")
         # Guards the making and removing of folders: none vanishes under a file that is about to enter it.
@@ -125,6 +132,8 @@ class FolderStore:
             return None
 
     def _put(self, path: Path, data: bytes) -> None:
+        if shutil.disk_usage(self._incoming).free < self._reserved_bytes + len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary = self._incoming / secrets.token_hex(16)
         try:
             with temporary.open("xb") as file:

@@ -316,7 +316,7 @@ def tiny_disk(tmp_path):
 
 
 async def test_a_full_disk_is_said_and_leaves_nothing_half_written(tiny_disk):
-    store = FolderStore(tiny_disk / "blobs")
+    store = FolderStore(tiny_disk / "blobs", reserved_bytes=0)
     written = []
     with pytest.raises(ImageStoreUnavailable, match="is full; free space") as caught:
         for n in range(100):
@@ -333,8 +333,17 @@ async def test_a_full_disk_is_said_and_leaves_nothing_half_written(tiny_disk):
     await store.close()
 
 
+async def test_some_room_is_left_to_others(tiny_disk):
+    store = FolderStore(tiny_disk / "blobs", reserved_bytes=100_000)
+    await store.put("u1/a/1", b"x" * 30_000)
+    with pytest.raises(ImageStoreUnavailable, match="is full"):
+        await store.put("u1/a/2", b"x" * 150_000)
+    await store.put("u1/a/3", b"x" * 30_000)
+    await store.close()
+
+
 async def test_a_read_only_disk_is_said(tiny_disk):
-    store = FolderStore(tiny_disk / "blobs")
+    store = FolderStore(tiny_disk / "blobs", reserved_bytes=0)
     await store.put("u1/a/1", b"x")
     mount("-o", "remount,ro", str(tiny_disk))
     with pytest.raises(ImageStoreUnavailable, match="check its permissions"):
