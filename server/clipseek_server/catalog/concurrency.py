@@ -23,11 +23,17 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 async def uninterrupted(awaitable: Awaitable[T]) -> T:
     """Await to the end even when the caller is cancelled, so that a lock outlives the write that it guards."""
     task = asyncio.ensure_future(awaitable)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # nobody is left to hear of it
+        raise cancelled
+    return task.result()
 
 
 class KeyedLocks:
@@ -65,8 +71,7 @@ class WriteGates:
 
     def __init__(self) -> None:
         self._writers: dict[str, int] = {}
-        self._held: set[str] = set()
-        self._changed = asyncio.Condition()
+        self._held: dict[str, asyncio.Event] = {}  # set when no writer is left
 
     @asynccontextmanager
     async def writing(self, name: str) -> AsyncIterator[None]:
@@ -87,8 +92,7 @@ class WriteGates:
             if not self._writers[name]:
                 del self._writers[name]
                 if name in self._held:
-                    async with self._changed:
-                        self._changed.notify_all()
+                    self._held[name].set()
 
     @asynccontextmanager
     async def holding(self, name: str) -> AsyncIterator[None]:
@@ -99,10 +103,11 @@ class WriteGates:
         """
         if name in self._held:
             raise CollectionHeld(f"collection {name!r} is being rebuilt or dropped; retry later", collection=name)
-        self._held.add(name)
+        self._held[name] = idle = asyncio.Event()
+        if name not in self._writers:
+            idle.set()
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: name not in self._writers)
+            await idle.wait()
             yield
         finally:
-            self._held.discard(name)
+            del self._held[name]
