@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from clipseek_server.catalog.concurrency import KeyedLocks, WriteGates
+from clipseek_server.catalog.concurrency import KeyedLocks, WriteGates, uninterrupted
 from clipseek_server.catalog.interfaces import CollectionIndex, Index, Model
 from clipseek_server.catalog.models import Models
 from clipseek_server.errors import CollectionExists, CollectionGone, CollectionNotFound
@@ -83,8 +83,11 @@ class Collections:
 
     async def _make(self, name: str, model: Model) -> tuple[CollectionIndex, bool]:
         manifest = model.manifest
-        return await self._index.create(
-            name, space_id=manifest.space_id, precision=manifest.precision, dimension=manifest.dimension
+        # Others wait for the same birth; whoever began it may go.
+        return await uninterrupted(
+            self._index.create(
+                name, space_id=manifest.space_id, precision=manifest.precision, dimension=manifest.dimension
+            )
         )
 
     async def create(self, name: str, model_name: str, call: Call) -> CollectionView:
@@ -130,5 +133,5 @@ class Collections:
         async with self.gates.holding(name):
             count = await self.read(name, lambda collection: collection.count(call, strong=True))
             call.check_deadline()
-            await self._index.drop(name)
+            await uninterrupted(self._index.drop(name))
         return count
