@@ -123,7 +123,7 @@ class Server:
         watch = _IndexWatch(index, health)
         await watch.look()
         await server.start()
-        stack.push_async_callback(self._drain, server, edge, health)
+        stack.push_async_callback(self._drain, server, edge, health, rebuilds)
         for coroutine in (watch.run(), sweeper.run()):
             task = asyncio.create_task(coroutine)
             stack.push_async_callback(_cancel, task)
@@ -140,10 +140,11 @@ class Server:
             models.append(model)
         return models
 
-    async def _drain(self, server: grpc.aio.Server, edge: Edge, health: Health) -> None:
+    async def _drain(self, server: grpc.aio.Server, edge: Edge, health: Health, rebuilds: Rebuilds) -> None:
         log.info("draining", seconds=self.settings.drain_timeout)
         edge.draining.set()
         await health.drain()
+        await rebuilds.close()  # they may take hours, and so would those who watch them
         await server.stop(self.settings.drain_timeout)
         log.info("stopped")
 

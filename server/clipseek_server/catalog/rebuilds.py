@@ -14,7 +14,7 @@ from enum import Enum, auto
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index, Model
-from clipseek_server.errors import ClipseekError, IndexUnavailable
+from clipseek_server.errors import ClipseekError, IndexUnavailable, InvalidImage, NotServing
 from clipseek_server.index.records import Record, Row
 from clipseek_server.telemetry import Call, log
 
@@ -109,7 +109,7 @@ class Rebuilds:
             yield progress
 
     async def close(self) -> None:
-        """Give up what runs; the old generations stay live."""
+        """Give up what runs, and tell those who watch; the old generations stay live."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -120,6 +120,8 @@ class Rebuilds:
             async with self._collections.gates.holding(name):
                 await self._rebuild(rebuild, await self._index.open(name), model)
             phase = Phase.DONE
+        except asyncio.CancelledError:
+            rebuild.error, phase = NotServing("the server is shutting down; rebuild again later"), Phase.FAILED
         except ClipseekError as error:
             rebuild.error, phase = error, Phase.FAILED
         except Exception as error:
@@ -158,7 +160,14 @@ class Rebuilds:
             row = (await old.get_rows([record.image_id], call))[record.image_id]
             await new.upsert(row, call)
             return
-        picture = await model.decode(data, call, thumbnail=False)
+        try:
+            picture = await model.decode(data, call, thumbnail=False)
+        except InvalidImage as error:
+            raise InvalidImage(
+                f"the stored bytes of image {record.image_id!r} cannot be decoded any more ({error.message}); "
+                "delete it or insert it again, then rebuild",
+                image_id=record.image_id,
+            ) from error
         vector = await model.embed_picture(picture.pixels, call)
         await new.upsert(Row(record, vector), call)
 
