@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -112,6 +113,12 @@ class ServerProcess:
                 except subprocess.TimeoutExpired:
                     continue
         raise RuntimeError(f"the server ended: {self.log.read_text()[-2000:]}")
+
+    def limit_files(self, size: int) -> None:
+        """Let no file that it writes grow beyond ``size`` bytes: writes fail as on a full disk."""
+        assert self._process is not None
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, hard))
 
     def kill(self) -> None:
         """Kill it as the kernel would."""
