@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from clipseek_server.app import Server
 from clipseek_server.config import Settings
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 T = TypeVar("T")
 
@@ -84,14 +85,18 @@ class ServerProcess:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start and wait until it is serving."""
+    def launch(self) -> None:
+        """Start and wait until it listens."""
         with self.log.open("ab") as log:
             begin = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "clipseek_server", "serve"], env=self._environment, stderr=log
             )
         self.address = self._wait_for_address(begin)
+
+    def start(self) -> None:
+        """Start and wait until it is serving."""
+        self.launch()
         with grpc.insecure_channel(self.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             for answer in watch:
