@@ -39,7 +39,8 @@ class SearchServiceStub:
     | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                        |
     | INTERNAL            | a bug                                            | report the request id                     |
 
-    A request id is taken from the metadata key `x-request-id`, or made; the answer's initial metadata carries it back.
+    A request id is taken from the metadata key `x-request-id`, or made; the answer's metadata carries it back under the
+    same key: the initial metadata of an answer, the trailing metadata of an error.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
     Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
@@ -128,7 +129,8 @@ class SearchServiceServicer:
     | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                        |
     | INTERNAL            | a bug                                            | report the request id                     |
 
-    A request id is taken from the metadata key `x-request-id`, or made; the answer's initial metadata carries it back.
+    A request id is taken from the metadata key `x-request-id`, or made; the answer's metadata carries it back under the
+    same key: the initial metadata of an answer, the trailing metadata of an error.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
     Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
@@ -320,7 +322,8 @@ class SearchService:
     | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                        |
     | INTERNAL            | a bug                                            | report the request id                     |
 
-    A request id is taken from the metadata key `x-request-id`, or made; the answer's initial metadata carries it back.
+    A request id is taken from the metadata key `x-request-id`, or made; the answer's metadata carries it back under the
+    same key: the initial metadata of an answer, the trailing metadata of an error.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
     Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
