@@ -14,6 +14,7 @@ from clipseek_server.encoding.model import LoadedModel
 from clipseek_server.images.folder import FolderStore
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.generations import Generations
+from clipseek_server.index.table import Table
 from housekept import Background, gated
 from pictures import picture
 
@@ -245,3 +246,21 @@ async def test_a_client_that_goes_away_does_not_upset_the_next_write(housekept, 
     assert keeper.delete("a", collection=collection).count == 1
     with pytest.raises(NotFoundError):
         keeper.get("a", collection=collection)
+
+
+async def test_the_next_write_sees_what_a_client_that_went_away_has_begun(housekept, keeper, collection):
+    keeper.create_collection(collection)
+    async with AsyncClient(housekept.address) as client:
+        with gated(Table, "upsert") as gate:
+            first = asyncio.create_task(client.insert(picture(2), image_id="a", collection=collection))
+            await asyncio.to_thread(gate.wait)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            second = Background(
+                lambda: keeper.insert(picture(3), image_id="a", collection=collection, on_exists="keep")
+            )
+            keeper.embed_image(picture(4))  # by now the server has heard of both
+            gate.opened.set()
+            assert second.result().outcome == "unchanged"
+    assert keeper.download("a", collection=collection) == picture(2)
