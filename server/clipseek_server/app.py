@@ -30,9 +30,10 @@ from clipseek_server.rpc.bulk_insert import BulkInserts
 from clipseek_server.rpc.collection_service import CollectionService
 from clipseek_server.rpc.edge import Edge, EdgeLimits
 from clipseek_server.rpc.embedding_service import EmbeddingService
+from clipseek_server.rpc.health import Health
 from clipseek_server.rpc.info_service import InfoService
 from clipseek_server.rpc.search_service import SearchService
-from clipseek_server.rpc.server import Health, make_server
+from clipseek_server.rpc.server import make_server
 from clipseek_server.telemetry import log
 
 HEALTH_INTERVAL = 2.0
@@ -98,7 +99,7 @@ class Server:
             others=_budget(settings.max_bytes_in_flight // 4),
         )
         streams = StreamLimit(settings.max_bulk_streams)
-        bulk_inserts = BulkInserts(inserts, settings, streams, edge.draining, max_call_seconds)
+        bulk_inserts = BulkInserts(inserts, settings, streams, max_call_seconds)
         search = SearchService(
             inserts,
             Searches(collections, store),
@@ -119,7 +120,7 @@ class Server:
         )
         self.address = _bind(server, settings.listen)
         for service in ("EmbeddingService", "InfoService"):
-            await health.set(service, serving=True)
+            health.set(service, serving=True)
         watch = _IndexWatch(index, health)
         await watch.look()
         await server.start()
@@ -142,8 +143,8 @@ class Server:
 
     async def _drain(self, server: grpc.aio.Server, edge: Edge, health: Health, rebuilds: Rebuilds) -> None:
         log.info("draining", seconds=self.settings.drain_timeout)
-        edge.draining.set()
-        await health.drain()
+        edge.draining.begin()
+        health.drain()
         await rebuilds.close()  # they may take hours, and so would those who watch them
         await server.stop(self.settings.drain_timeout)
         log.info("stopped")
@@ -175,7 +176,7 @@ class _IndexWatch:
         if answers != self._answers:
             self._answers = answers
             for service in NEEDS_INDEX:
-                await self._health.set(service, serving=answers)
+                self._health.set(service, serving=answers)
 
 
 def _budget(total: int) -> ByteBudget:

@@ -780,7 +780,7 @@ def test_draining(open_server, open_client):
     open_client.insert(picture(1))
 
     async def drain() -> None:
-        open_server.edge.draining.set()
+        open_server.edge.draining.begin()
 
     open_server.run(drain())
     with grpc.insecure_channel(open_server.address) as channel:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from clipseek.v1 import search_service_pb2 as pb
 from clipseek_server.catalog.inserts import Inserts, NewImage, OnExists
 from clipseek_server.config import Settings
-from clipseek_server.errors import InvalidField, MalformedMessage, NotServing
+from clipseek_server.errors import InvalidField, MalformedMessage
 from clipseek_server.rpc import convert
 from clipseek_server.rpc import validation as check
 from clipseek_server.rpc.admission import Lease, StreamLimit
@@ -32,13 +32,11 @@ class BulkInserts:
         inserts: Inserts,
         settings: Settings,
         streams: StreamLimit,
-        draining: asyncio.Event,
         max_item_seconds: float,
     ) -> None:
         self._inserts = inserts
         self._settings = settings
         self._streams = streams
-        self._draining = draining
         self._max_item_seconds = max_item_seconds
 
     async def bulk_insert(
@@ -47,7 +45,7 @@ class BulkInserts:
         """BulkInsert."""
         with self._streams.open():
             stream = _Stream(self._inserts, self._settings, requests, call, self._max_item_seconds)
-            async with aclosing(stream.run(self._draining)) as responses:
+            async with aclosing(stream.run()) as responses:
                 async for response in responses:
                     yield response
 
@@ -74,8 +72,8 @@ class _Stream:
         self._results: asyncio.Queue[pb.BulkInsertResult | None] = asyncio.Queue()
         self._items: set[asyncio.Task[None]] = set()
 
-    async def run(self, draining: asyncio.Event) -> AsyncGenerator[pb.BulkInsertResponse, None]:
-        reader = asyncio.create_task(self._read_all(draining))
+    async def run(self) -> AsyncGenerator[pb.BulkInsertResponse, None]:
+        reader = asyncio.create_task(self._read_all())
         reader.add_done_callback(lambda _: self._results.put_nowait(None))
         try:
             while not (reader.done() and self._unanswered == 0):
@@ -94,7 +92,7 @@ class _Stream:
     def _ready(self) -> list[pb.BulkInsertResult | None]:
         return [self._results.get_nowait() for _ in range(self._results.qsize())]
 
-    async def _read_all(self, draining: asyncio.Event) -> None:
+    async def _read_all(self) -> None:
         first = await self._requests.read()
         if first is None:
             raise MalformedMessage("the stream is empty; send the config first")
@@ -104,23 +102,12 @@ class _Stream:
             raise InvalidField("the first message must be the config", field="config")
         collection = check.collection_name(message.config.collection)
         on_exists = check.on_exists(message.config.on_exists)
-        drained = asyncio.create_task(draining.wait())
-        try:
-            while (received := await self._next(drained)) is not None:
-                self._start(*received, collection, on_exists)
-        finally:
-            drained.cancel()
+        while (received := await self._next()) is not None:
+            self._start(*received, collection, on_exists)
 
-    async def _next(self, drained: "asyncio.Task[bool]") -> tuple[pb.BulkInsertRequest, Lease] | None:
+    async def _next(self) -> tuple[pb.BulkInsertRequest, Lease] | None:
         await self._room.wait()
-        reading = asyncio.ensure_future(self._requests.read())
-        try:
-            await asyncio.wait([reading, drained], return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                return reading.result()
-            raise NotServing("the server is shutting down; send what has no result to another server, or later")
-        finally:
-            reading.cancel()
+        return await self._requests.read()
 
     def _start(self, message: pb.BulkInsertRequest, lease: Lease, collection: str, on_exists: OnExists) -> None:
         items = message.batch.items

@@ -13,8 +13,8 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -52,16 +52,57 @@ class EdgeLimits:
     max_call_seconds: float
 
 
+class Draining:
+    """Whether the server is about to stop. From then on it reads nothing more, and finishes what it has read."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._reads: set[asyncio.Timeout] = set()
+
+    def begin(self) -> None:
+        """Refuse new calls, and those whose message has not come yet."""
+        self._begun = True
+        for read in self._reads:
+            read.reschedule(0)
+
+    def check(self) -> None:
+        """Raise ``NotServing`` once it has begun."""
+        if self._begun:
+            raise NotServing("the server is shutting down; send again what has no answer, elsewhere or later")
+
+    @asynccontextmanager
+    async def patience(self, seconds: float) -> AsyncIterator[None]:
+        """Read within so many seconds; ``TimeoutError`` after them, ``NotServing`` when it begins before."""
+        self.check()
+        try:
+            async with asyncio.timeout(seconds) as read:
+                self._reads.add(read)
+                try:
+                    yield
+                finally:
+                    self._reads.discard(read)
+        except TimeoutError:
+            self.check()
+            raise
+
+
 class MessageStream(Generic[Request]):
     """The messages of one call, read one by one within the budget."""
 
     def __init__(
-        self, context: Context, message_class: type[Request], budget: ByteBudget, limits: EdgeLimits, call: Call
+        self,
+        context: Context,
+        message_class: type[Request],
+        budget: ByteBudget,
+        limits: EdgeLimits,
+        draining: Draining,
+        call: Call,
     ) -> None:
         self._context = context
         self._message_class = message_class
         self._budget = budget
         self._limits = limits
+        self._draining = draining
         self._call = call
         self.bytes_read = 0
 
@@ -71,6 +112,7 @@ class MessageStream(Generic[Request]):
         Raises:
             MalformedMessage: It cannot be parsed.
             DeadlineExceeded: It did not come in time.
+            NotServing: It did not come before the server began to stop.
             Overloaded: No room for it.
         """
         lease = await self._budget.take(self._limits.max_message_bytes, bulk=self._call.bulk)
@@ -88,7 +130,7 @@ class MessageStream(Generic[Request]):
     async def read_raw(self) -> bytes | None:
         """The next message's bytes; ``None`` at the end."""
         try:
-            async with asyncio.timeout(self._limits.message_timeout):
+            async with self._draining.patience(self._limits.message_timeout):
                 raw = await self._context.read()
         except TimeoutError:
             raise DeadlineExceeded(f"no message came within {self._limits.message_timeout:g} seconds") from None
@@ -136,7 +178,7 @@ class Edge:
         self._limits = limits
         self._pictures = pictures
         self._others = others
-        self.draining = asyncio.Event()
+        self.draining = Draining()
 
     def handlers(
         self, service: ServiceDescriptor, methods: Mapping[str, Method], *, with_pictures: frozenset[str] = frozenset()
@@ -188,11 +230,9 @@ class Edge:
 
         async def handle(_: object, context: Context) -> bytes | None:
             call = self._begin(context, bulk=method.client_streaming)
-            stream = MessageStream(context, message_class, budget, self._limits, call)
+            stream = MessageStream(context, message_class, budget, self._limits, self.draining, call)
             code = grpc.StatusCode.OK
             try:
-                if self.draining.is_set():
-                    raise NotServing("the server is shutting down; retry elsewhere or later")
                 return await run(stream, call, _Answers(context, call))
             except asyncio.CancelledError:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if call.expired else grpc.StatusCode.CANCELLED
@@ -200,9 +240,11 @@ class Edge:
             except Exception as error:
                 unhappy = failure(error, call)
                 code = unhappy.code
-                await context.abort(code, unhappy.message, (*unhappy.trailers, (REQUEST_ID_KEY, call.request_id)))
             finally:
                 _log_call(method, call, code, stream.bytes_read, context)
+            # Not in the except block: gRPC keeps what abort raises, and that would keep the error, and its causes the
+            # frames in which they happened, with the picture's bytes.
+            return await context.abort(code, unhappy.message, (*unhappy.trailers, (REQUEST_ID_KEY, call.request_id)))
 
         if method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(handle)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from clipseek.v1 import (
@@ -16,6 +16,7 @@ from clipseek.v1 import (
     search_service_pb2,
 )
 from clipseek_server.rpc.edge import Edge, Method
+from clipseek_server.rpc.health import Health
 
 SERVICES: dict[str, ServiceDescriptor] = {
     descriptor.name: descriptor
@@ -29,23 +30,6 @@ SERVICES: dict[str, ServiceDescriptor] = {
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 }
 """The services of the contract by their short names."""
-
-
-class Health:
-    """The health service: one entry a service, and an empty name for the whole server. All begin as not serving."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._servicer = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-
-    async def set(self, service: str, *, serving: bool) -> None:
-        """Publish whether a service (by its short name; empty for the whole server) can do its work."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self._servicer.set(SERVICES[service].full_name if service else "", status)
-
-    async def drain(self) -> None:
-        """From now on, nothing is serving."""
-        await self._servicer.enter_graceful_shutdown()
 
 
 def make_server(
@@ -72,7 +56,7 @@ def make_server(
             ("grpc.keepalive_permit_without_calls", 1),
         ]
     )
-    names = [reflection.SERVICE_NAME, health.SERVICE_NAME]
+    names = [reflection.SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
     for name, objects in servicers:
         service = SERVICES[name]
         methods = {method.name: _find(objects, _snake_case(method.name)) for method in service.methods}
@@ -80,7 +64,9 @@ def make_server(
         server.add_generic_rpc_handlers((edge.handlers(service, methods, with_pictures=with_pictures),))
         names.append(service.full_name)
     reflection.enable_server_reflection(names, server)
-    return server, Health(server)
+    health = Health({name: service.full_name for name, service in SERVICES.items()})
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    return server, health
 
 
 def _snake_case(name: str) -> str:
