@@ -30,10 +30,14 @@ class Failure:
 
 
 def as_domain_error(error: Exception, call: Call) -> ClipseekError:
-    """The error itself, or for a bug one that tells the user nothing but where to look."""
+    """The error itself, or for a bug one that tells the user nothing but where to look. Its traceback ends here."""
+    if not isinstance(error, ClipseekError):
+        log.error("bug", request_id=call.request_id, exc_info=error)
+    # Its frames hold the message, and futures among them the error: a circle that would keep the bytes of a picture
+    # until the garbage is collected, long after they were given back to the budget.
+    error.__traceback__ = None
     if isinstance(error, ClipseekError):
         return error
-    log.error("bug", request_id=call.request_id, exc_info=error)
     return ClipseekError(f"internal error; the server's log has more under request id {call.request_id}")
 
 
