@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from clipseek_server.errors import Overloaded
 
@@ -11,14 +12,15 @@ from clipseek_server.errors import Overloaded
 class Lease:
     """Bytes taken from a budget; given back once, by ``release`` or piecemeal by ``shrink``."""
 
-    def __init__(self, budget: "ByteBudget", size: int) -> None:
+    def __init__(self, budget: "ByteBudget", size: int, *, bulk: bool) -> None:
         self._budget = budget
         self._size = size
+        self._bulk = bulk
 
     def shrink(self, size: int) -> None:
         """Keep only ``size`` bytes."""
         if size < self._size:
-            self._budget.give_back(self._size - size)
+            self._budget.give_back(self._size - size, bulk=self._bulk)
             self._size = size
 
     def release(self) -> None:
@@ -26,8 +28,17 @@ class Lease:
         self.shrink(0)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    size: int
+    bulk: bool
+    turn: "asyncio.Future[None]"
+
+
 class ByteBudget:
     """A number of bytes that callers share; who finds too few waits in line.
+
+    Bulk gets at most half of them: its streams hold what they reserved until their clients send something.
 
     Args:
         total: Bytes to share.
@@ -37,9 +48,10 @@ class ByteBudget:
 
     def __init__(self, total: int, *, max_waiting: int, patience: float) -> None:
         self._free = total
+        self._free_for_bulk = total // 2
         self._max_waiting = max_waiting
         self._patience = patience
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._line: deque[_Place] = deque()
 
     @property
     def free(self) -> int:
@@ -52,24 +64,23 @@ class ByteBudget:
         Raises:
             Overloaded: Too many wait already, or the wait was too long.
         """
-        if self._line or self._free < size:
-            await self._wait_in_line(size, bulk=bulk)
-        else:
-            self._free -= size
-        return Lease(self, size)
-
-    async def _wait_in_line(self, size: int, *, bulk: bool) -> None:
-        if len(self._line) >= self._max_waiting:
-            raise Overloaded("too many bytes are in flight; retry later")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (size, turn)
+        place = _Place(size, bulk, asyncio.get_running_loop().create_future())
         self._line.append(place)
+        self._serve()
+        if not place.turn.done():
+            await self._wait_for(place)
+        return Lease(self, size, bulk=bulk)
+
+    async def _wait_for(self, place: _Place) -> None:
+        if len(self._line) > self._max_waiting:
+            self._line.remove(place)
+            raise Overloaded("too many bytes are in flight; retry later")
         try:
-            async with asyncio.timeout(None if bulk else self._patience):
-                await turn
+            async with asyncio.timeout(None if place.bulk else self._patience):
+                await place.turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self.give_back(size)  # the turn came in the same moment
+            if place.turn.done() and not place.turn.cancelled():
+                self.give_back(place.size, bulk=place.bulk)  # the turn came in the same moment
             else:
                 self._line.remove(place)
                 self._serve()  # who waited behind may fit
@@ -77,17 +88,26 @@ class ByteBudget:
                 raise Overloaded("too many bytes are in flight; retry later") from None
             raise
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, *, bulk: bool) -> None:
         """Return bytes and serve those who wait."""
         self._free += size
+        if bulk:
+            self._free_for_bulk += size
         self._serve()
 
     def _serve(self) -> None:
-        while self._line and self._line[0][0] <= self._free:
-            size, turn = self._line.popleft()
-            if not turn.done():
-                self._free -= size
-                turn.set_result(None)
+        for place in list(self._line):
+            if place.turn.done():
+                continue  # cancelled; it leaves the line itself
+            if place.bulk and place.size > self._free_for_bulk:
+                continue
+            if place.size > self._free:
+                break
+            self._line.remove(place)
+            self._free -= place.size
+            if place.bulk:
+                self._free_for_bulk -= place.size
+            place.turn.set_result(None)
 
 
 class StreamLimit:

@@ -54,6 +54,23 @@ async def test_interactive_callers_lose_patience_and_bulk_does_not():
     assert shared.free == 95
 
 
+async def test_bulk_leaves_half_to_the_others():
+    shared = budget()
+    lease = await shared.take(50, bulk=True)
+    more = asyncio.create_task(shared.take(1, bulk=True))
+    await asyncio.sleep(0)
+    interactive = await shared.take(50, bulk=False)  # it does not stand behind the bulk that may not have it
+    assert shared.free == 0
+    interactive.release()
+    await asyncio.sleep(0)
+    assert not more.done()
+    lease.shrink(20)
+    (await more).release()
+    lease.release()
+    assert shared.free == 100
+    (await shared.take(50, bulk=True)).release()
+
+
 async def test_one_who_leaves_the_line_lets_the_next_through():
     shared = budget()
     await shared.take(50, bulk=False)
