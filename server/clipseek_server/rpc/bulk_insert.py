@@ -100,8 +100,8 @@ class _Stream:
         lease.release()
         if message.WhichOneof("payload") != "config":
             raise InvalidField("the first message must be the config", field="config")
-        collection = check.collection_name(message.config.collection)
-        on_exists = check.on_exists(message.config.on_exists)
+        collection = check.collection_name(message.config.collection, field="config.collection")
+        on_exists = check.on_exists(message.config.on_exists, field="config.on_exists")
         while (received := await self._next()) is not None:
             self._start(*received, collection, on_exists)
 

@@ -38,14 +38,14 @@ _ON_EXISTS = {
 _STRONG = {image_pb2.CONSISTENCY_BOUNDED: False, image_pb2.CONSISTENCY_STRONG: True}
 
 
-def collection_name(name: str) -> str:
+def collection_name(name: str, *, field: str = "collection") -> str:
     """A collection's name; empty means the default one."""
     if not name:
         return DEFAULT_COLLECTION
     if not _COLLECTION.fullmatch(name):
         raise InvalidField(
             "a collection's name is a lower-case letter, then up to 62 lower-case letters, digits or _",
-            field="collection",
+            field=field,
         )
     return name
 
@@ -162,10 +162,10 @@ def effort(value: int) -> Effort:
     return _EFFORTS[value]  # type: ignore[index]
 
 
-def on_exists(value: int) -> OnExists:
+def on_exists(value: int, *, field: str = "on_exists") -> OnExists:
     """What to do when an id is taken."""
     if value not in _ON_EXISTS:
-        raise InvalidField(f"on_exists {value} is unknown to this server", field="on_exists")
+        raise InvalidField(f"on_exists {value} is unknown to this server", field=field)
     return _ON_EXISTS[value]  # type: ignore[index]
 
 
