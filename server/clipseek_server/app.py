@@ -20,7 +20,7 @@ from clipseek_server.catalog.sweeper import Sweeper
 from clipseek_server.config import Settings
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.model import LoadedModel
-from clipseek_server.errors import ClipseekError, StartupError
+from clipseek_server.errors import StartupError
 from clipseek_server.images.folder import FolderStore
 from clipseek_server.images.thumbnails import make_thumbnail
 from clipseek_server.index.milvus import MilvusIndex
@@ -167,10 +167,10 @@ class _IndexWatch:
         try:
             await self._index.ping()
             answers = True
-        except ClipseekError as error:
+        except Exception as error:  # whatever it is, health must not freeze
             answers = False
             if self._answers is not False:
-                log.warning("Milvus does not answer; retrying", reason=error.message)
+                log.warning("Milvus does not answer; retrying", reason=str(error))
         if answers and self._answers is False:
             log.info("Milvus answers again")
         if answers != self._answers:

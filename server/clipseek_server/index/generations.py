@@ -139,13 +139,18 @@ class Generations:
         return Generation.from_properties(physical, properties) if "clipseek.uid" in properties else None
 
     async def all(self) -> list[Generation]:
-        """Every generation, live or not."""
-        found = [
-            await self.describe(physical)
-            for physical in await self._call(MilvusClient.list_collections)
-            if physical.startswith(PREFIX)
-        ]
-        return [generation for generation in found if generation is not None]
+        """Every generation, live or not: all of one moment."""
+        names = await self._physical_names()
+        while True:
+            found = [await self.describe(physical) for physical in names]
+            # One that vanished meanwhile may have a successor that was not there to be listed.
+            names, before = await self._physical_names(), names
+            if names == before:
+                return [generation for generation in found if generation is not None]
+
+    async def _physical_names(self) -> list[str]:
+        names = await self._call(MilvusClient.list_collections)
+        return sorted(name for name in names if name.startswith(PREFIX))
 
     async def is_live(self, physical: str) -> bool:
         """Whether an alias names it."""

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 from clipseek_server.config import Settings
-from clipseek_server.errors import ClipseekError, CollectionNotFound
+from clipseek_server.errors import CollectionNotFound
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.connection import Connection
 from clipseek_server.index.generations import Generation, Generations, new_physical_name, now
@@ -115,13 +115,8 @@ class MilvusIndex:
 
     async def names(self) -> list[str]:
         """All collections' names, sorted."""
-        return sorted(
-            {
-                generation.name
-                for generation in await self._generations.all()
-                if await self._generations.is_live(generation.physical)
-            }
-        )
+        names = sorted({generation.name for generation in await self._generations.all()})
+        return [name for name in names if await self._generations.live(name) is not None]
 
     async def uids(self) -> set[str]:
         """The uids of all collections, of generations without an alias too."""
@@ -152,7 +147,11 @@ class MilvusIndex:
             birth_time=now(),
         )
         await self._make(generation)
-        return await self._collection(generation)
+        try:
+            return await self._collection(generation)
+        except BaseException:
+            self._building.discard(generation.physical)
+            raise
 
     async def publish(self, generation: CollectionInfo) -> None:
         """Make a generation the live one behind its name. The old one stays until it is discarded.
@@ -206,7 +205,7 @@ class MilvusIndex:
         self._building.add(generation.physical)
         try:
             await self._generations.make(generation)
-        except ClipseekError:
+        except BaseException:
             # What is left of it is swept.
             self._building.discard(generation.physical)
             raise

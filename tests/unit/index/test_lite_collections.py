@@ -18,6 +18,7 @@ from clipseek_server.errors import (
 from clipseek_server.index import lite
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.filters import parse_filter
+from clipseek_server.index.generations import Generation
 from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.index.records import Effort
 from clipseek_server.telemetry import Call, Stage
@@ -225,6 +226,25 @@ async def test_searches_never_fail_while_a_collection_is_rebuilt(index: MilvusIn
     assert await index.uids() == {new.info.uid}
     with pytest.raises(CollectionGone):
         await old.get(["00"], Call())
+
+
+async def test_a_collection_that_is_rebuilt_while_all_are_listed_is_not_missed(
+    index: MilvusIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (await make(index)).info
+    describe = index._generations.describe
+
+    async def describe_late(physical: str) -> Generation | None:
+        # The sweep would take the bytes of a collection that is not among the known ones.
+        monkeypatch.setattr(index._generations, "describe", describe)
+        new = await index.begin_generation(old, precision="fp32")
+        await index.publish(new.info)
+        await index.discard(old)
+        return await describe(physical)
+
+    monkeypatch.setattr(index._generations, "describe", describe_late)
+    assert await index.uids() == {old.uid}
+    assert await index.names() == [old.name]
 
 
 async def test_a_generation_of_a_dropped_collection_is_not_published(index: MilvusIndex) -> None:
