@@ -205,8 +205,9 @@ def test_a_message_that_is_too_large(open_server, open_client):
 
 
 def test_many_large_uploads_stay_within_the_bytes_in_flight(bundle, tmp_path):
-    # Each message is there up to three times for a moment: as it came, as protobuf's and as Python's.
-    budget, copies = 128, 4
+    # A message is there up to three times for a moment: as it came, as protobuf's and as Python's. What waits has its
+    # windows on the connection, and malloc keeps some of what was freed. All 32 at once would be 2 GB.
+    budget, factor = 128, 6
     with ServerProcess(
         tmp_path / "data",
         bundle,
@@ -229,7 +230,7 @@ def test_many_large_uploads_stay_within_the_bytes_in_flight(bundle, tmp_path):
             grpc.StatusCode.INVALID_ARGUMENT,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
         }
-        assert peak < copies * budget, f"{peak} MiB"
+        assert peak < factor * budget, f"{peak} MiB"
         with Client(running.address) as client:
             assert client.insert(picture(1)).outcome == "created"
         assert running.stop() == 0
