@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,6 +23,12 @@ from pydantic_settings import (
 from clipseek_server.errors import StartupError
 
 MIB = 1024 * 1024
+
+_MAX_RESPONSE_BYTES = 4 * MIB
+"""What gRPC's clients take unless told otherwise."""
+
+_RECORD_BYTES = 1024
+"""More than a record without its metadata takes in a response."""
 
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
@@ -121,20 +127,32 @@ class Settings(BaseSettings):
         ge=1,
         description="Largest picture in pixels: 100 million take 0.4 to 1.6 GB while decoded, depending on the format, in each decode thread.",
     )
+    max_small_message_bytes: int = Field(
+        4 * MIB, ge=1 * MIB, description="Largest message of a method that takes no pictures: 128 long texts fit in it."
+    )
     max_bytes_in_flight: int = Field(
         512 * MIB,
         ge=32 * MIB,
-        description="Memory for messages with pictures that are being read or worked on; more waits, then is refused. Other messages get a quarter of it beside that.",
+        description="Bytes of messages with pictures that are being read or worked on; more waits, then is refused. Bulk streams get at most half of it, messages without pictures a quarter of it beside that. The process needs about three times as much.",
     )
-    message_timeout: float = Field(60.0, gt=0, description="Seconds that a client may take to send one message.")
-    max_bulk_streams: int = Field(16, ge=1, description="BulkInsert streams at a time.")
+    message_timeout: float = Field(
+        60.0, gt=0, description="Seconds that a client may take to send the one message of a call."
+    )
+    bulk_idle_timeout: float = Field(
+        600.0, gt=0, description="Seconds that a BulkInsert stream may rest between two messages."
+    )
+    max_bulk_streams: int = Field(
+        8,
+        ge=1,
+        description="BulkInsert streams at a time; each may hold the bytes of one largest message while it rests.",
+    )
     bulk_window: int = Field(
         64,
         ge=1,
         description="Items of one BulkInsert stream in work or with unread results; then the server stops reading.",
     )
     max_top_k: int = Field(
-        1000, ge=1, le=10_000, description="Largest top_k; 1,000 records stay below gRPC's 4 MB for responses."
+        1000, ge=1, le=10_000, description="Largest top_k; 1,000 records stay below the 4 MB that gRPC's clients take."
     )
     max_top_k_with_mask: int = Field(
         100,
@@ -143,7 +161,7 @@ class Settings(BaseSettings):
         description="Largest top_k, page or batch with thumbnails or embeddings in it; each adds up to 32 KB.",
     )
     max_offset_plus_top_k: int = Field(
-        10_000, ge=1, le=16_384, description="Largest offset + top_k; Milvus itself ends at 16,384."
+        10_000, ge=1, le=16_000, description="Largest offset + top_k; Milvus itself ends at 16,384."
     )
     max_search_terms: int = Field(16, ge=1, le=256, description="Most terms of one Search.")
     max_batch_items: int = Field(
@@ -152,7 +170,7 @@ class Settings(BaseSettings):
     max_batch_ids: int = Field(1000, ge=1, le=1000, description="Most ids of one BatchGetImages or BatchDeleteImages.")
     max_page_size: int = Field(1000, ge=1, le=1000, description="Largest page of ListImages.")
     max_metadata_bytes: int = Field(
-        2048, ge=2, le=65_536, description="Largest metadata of one image, as JSON; 1,000 of them fit in a response."
+        2048, ge=16, le=32_768, description="Largest metadata of one image, as a message on the wire."
     )
     max_text_characters: int = Field(10_000, ge=1, description="Longest text; models read far less.")
 
@@ -178,12 +196,26 @@ class Settings(BaseSettings):
                 values[name] = [part.strip() for part in value.split(",") if part.strip()]
         return values
 
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not value.startswith("unix:") and not (host and port.isdecimal() and int(port) < 65_536):
+            raise ValueError("give HOST:PORT, with a port below 65536, or unix:PATH")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.bundles:
             raise ValueError("bundles: name at least one")
         if self.max_image_bytes > self.max_message_bytes:
             raise ValueError("max_image_bytes must not exceed max_message_bytes")
+        records = max(self.max_top_k, self.max_page_size, self.max_batch_ids)
+        if records * (self.max_metadata_bytes + _RECORD_BYTES) > _MAX_RESPONSE_BYTES:
+            raise ValueError(
+                f"{records} records with max_metadata_bytes={self.max_metadata_bytes} do not fit in a response of 4 MB: "
+                "lower it, or max_top_k, max_page_size and max_batch_ids"
+            )
         if self.max_message_bytes > self.max_bytes_in_flight // 4:
             raise ValueError("max_bytes_in_flight must be at least four times max_message_bytes")
         if self.ivf_nprobe > self.ivf_nlist:

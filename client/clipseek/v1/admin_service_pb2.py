@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63lipseek/v1/admin_service.proto\x12\x0b\x63lipseek.v1\".\n\x18RebuildCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"K\n\x19RebuildCollectionResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.clipseek.v1.RebuildProgress\"z\n\x0fRebuildProgress\x12\x12\n\nrebuild_id\x18\x01 \x01(\t\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.clipseek.v1.RebuildPhase\x12\x13\n\x0bimages_done\x18\x03 \x01(\x03\x12\x14\n\x0cimages_total\x18\x04 \x01(\x03\"B\n\x16\x43heckCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x14\n\x0cverify_bytes\x18\x02 \x01(\x08\"u\n\x17\x43heckCollectionResponse\x12,\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x17.clipseek.v1.Difference\x12\x16\n\x0eimages_checked\x18\x02 \x01(\x03\x12\x14\n\x0cimages_total\x18\x03 \x01(\x03\"Z\n\nDifference\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.clipseek.v1.DifferenceKind\x12\x10\n\x08image_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\xd1\x01\n\x0cRebuildPhase\x12\x1d\n\x19REBUILD_PHASE_UNSPECIFIED\x10\x00\x12\x1b\n\x17REBUILD_PHASE_EMBEDDING\x10\x01\x12\x1a\n\x16REBUILD_PHASE_CHECKING\x10\x02\x12\x1b\n\x17REBUILD_PHASE_SWITCHING\x10\x03\x12\x1a\n\x16REBUILD_PHASE_DROPPING\x10\x04\x12\x16\n\x12REBUILD_PHASE_DONE\x10\x05\x12\x18\n\x14REBUILD_PHASE_FAILED\x10\x06*\xe4\x01\n\x0e\x44ifferenceKind\x12\x1f\n\x1b\x44IFFERENCE_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44IFFERENCE_KIND_MISSING_BYTES\x10\x01\x12!\n\x1d\x44IFFERENCE_KIND_CORRUPT_BYTES\x10\x02\x12\x1e\n\x1a\x44IFFERENCE_KIND_BAD_VECTOR\x10\x03\x12\'\n#DIFFERENCE_KIND_STALE_RESIDENT_COPY\x10\x04\x12\"\n\x1e\x44IFFERENCE_KIND_ORPHANED_BYTES\x10\x05\x32\xd4\x01\n\x0c\x41\x64minService\x12\x64\n\x11RebuildCollection\x12%.clipseek.v1.RebuildCollectionRequest\x1a&.clipseek.v1.RebuildCollectionResponse0\x01\x12^\n\x0f\x43heckCollection\x12#.clipseek.v1.CheckCollectionRequest\x1a$.clipseek.v1.CheckCollectionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63lipseek/v1/admin_service.proto\x12\x0b\x63lipseek.v1\"=\n\x18RebuildCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"K\n\x19RebuildCollectionResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.clipseek.v1.RebuildProgress\"z\n\x0fRebuildProgress\x12\x12\n\nrebuild_id\x18\x01 \x01(\t\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.clipseek.v1.RebuildPhase\x12\x13\n\x0bimages_done\x18\x03 \x01(\x03\x12\x14\n\x0cimages_total\x18\x04 \x01(\x03\"B\n\x16\x43heckCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x14\n\x0cverify_bytes\x18\x02 \x01(\x08\"u\n\x17\x43heckCollectionResponse\x12,\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x17.clipseek.v1.Difference\x12\x16\n\x0eimages_checked\x18\x02 \x01(\x03\x12\x14\n\x0cimages_total\x18\x03 \x01(\x03\"Z\n\nDifference\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.clipseek.v1.DifferenceKind\x12\x10\n\x08image_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\xd1\x01\n\x0cRebuildPhase\x12\x1d\n\x19REBUILD_PHASE_UNSPECIFIED\x10\x00\x12\x1b\n\x17REBUILD_PHASE_EMBEDDING\x10\x01\x12\x1a\n\x16REBUILD_PHASE_CHECKING\x10\x02\x12\x1b\n\x17REBUILD_PHASE_SWITCHING\x10\x03\x12\x1a\n\x16REBUILD_PHASE_DROPPING\x10\x04\x12\x16\n\x12REBUILD_PHASE_DONE\x10\x05\x12\x18\n\x14REBUILD_PHASE_FAILED\x10\x06*\xe4\x01\n\x0e\x44ifferenceKind\x12\x1f\n\x1b\x44IFFERENCE_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44IFFERENCE_KIND_MISSING_BYTES\x10\x01\x12!\n\x1d\x44IFFERENCE_KIND_CORRUPT_BYTES\x10\x02\x12\x1e\n\x1a\x44IFFERENCE_KIND_BAD_VECTOR\x10\x03\x12\'\n#DIFFERENCE_KIND_STALE_RESIDENT_COPY\x10\x04\x12\"\n\x1e\x44IFFERENCE_KIND_ORPHANED_BYTES\x10\x05\x32\xd4\x01\n\x0c\x41\x64minService\x12\x64\n\x11RebuildCollection\x12%.clipseek.v1.RebuildCollectionRequest\x1a&.clipseek.v1.RebuildCollectionResponse0\x01\x12^\n\x0f\x43heckCollection\x12#.clipseek.v1.CheckCollectionRequest\x1a$.clipseek.v1.CheckCollectionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clipseek.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REBUILDPHASE']._serialized_start=577
-  _globals['_REBUILDPHASE']._serialized_end=786
-  _globals['_DIFFERENCEKIND']._serialized_start=789
-  _globals['_DIFFERENCEKIND']._serialized_end=1017
+  _globals['_REBUILDPHASE']._serialized_start=592
+  _globals['_REBUILDPHASE']._serialized_end=801
+  _globals['_DIFFERENCEKIND']._serialized_start=804
+  _globals['_DIFFERENCEKIND']._serialized_end=1032
   _globals['_REBUILDCOLLECTIONREQUEST']._serialized_start=48
-  _globals['_REBUILDCOLLECTIONREQUEST']._serialized_end=94
-  _globals['_REBUILDCOLLECTIONRESPONSE']._serialized_start=96
-  _globals['_REBUILDCOLLECTIONRESPONSE']._serialized_end=171
-  _globals['_REBUILDPROGRESS']._serialized_start=173
-  _globals['_REBUILDPROGRESS']._serialized_end=295
-  _globals['_CHECKCOLLECTIONREQUEST']._serialized_start=297
-  _globals['_CHECKCOLLECTIONREQUEST']._serialized_end=363
-  _globals['_CHECKCOLLECTIONRESPONSE']._serialized_start=365
-  _globals['_CHECKCOLLECTIONRESPONSE']._serialized_end=482
-  _globals['_DIFFERENCE']._serialized_start=484
-  _globals['_DIFFERENCE']._serialized_end=574
-  _globals['_ADMINSERVICE']._serialized_start=1020
-  _globals['_ADMINSERVICE']._serialized_end=1232
+  _globals['_REBUILDCOLLECTIONREQUEST']._serialized_end=109
+  _globals['_REBUILDCOLLECTIONRESPONSE']._serialized_start=111
+  _globals['_REBUILDCOLLECTIONRESPONSE']._serialized_end=186
+  _globals['_REBUILDPROGRESS']._serialized_start=188
+  _globals['_REBUILDPROGRESS']._serialized_end=310
+  _globals['_CHECKCOLLECTIONREQUEST']._serialized_start=312
+  _globals['_CHECKCOLLECTIONREQUEST']._serialized_end=378
+  _globals['_CHECKCOLLECTIONRESPONSE']._serialized_start=380
+  _globals['_CHECKCOLLECTIONRESPONSE']._serialized_end=497
+  _globals['_DIFFERENCE']._serialized_start=499
+  _globals['_DIFFERENCE']._serialized_end=589
+  _globals['_ADMINSERVICE']._serialized_start=1035
+  _globals['_ADMINSERVICE']._serialized_end=1247
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,8 @@ class AdminServiceStub:
     | INVALID_ARGUMENT    | bad name                              | correct it                          |
     | NOT_FOUND           | no such collection                    | check the name                      |
     | FAILED_PRECONDITION | the collection's model is not loaded  | start the server with its bundle    |
+    | RESOURCE_EXHAUSTED  | too much waits already                | retry after `RetryInfo.retry_delay` |
+    | DEADLINE_EXCEEDED   | the deadline passed                   | retry with more time                |
     | UNAVAILABLE         | Milvus or the image store is away     | retry with backoff                  |
     | INTERNAL            | a bug                                 | report the request id               |
     """
@@ -63,6 +65,8 @@ class AdminServiceServicer:
     | INVALID_ARGUMENT    | bad name                              | correct it                          |
     | NOT_FOUND           | no such collection                    | check the name                      |
     | FAILED_PRECONDITION | the collection's model is not loaded  | start the server with its bundle    |
+    | RESOURCE_EXHAUSTED  | too much waits already                | retry after `RetryInfo.retry_delay` |
+    | DEADLINE_EXCEEDED   | the deadline passed                   | retry with more time                |
     | UNAVAILABLE         | Milvus or the image store is away     | retry with backoff                  |
     | INTERNAL            | a bug                                 | report the request id               |
     """
@@ -73,6 +77,8 @@ class AdminServiceServicer:
         UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
         does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
+        NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
+        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +121,8 @@ class AdminService:
     | INVALID_ARGUMENT    | bad name                              | correct it                          |
     | NOT_FOUND           | no such collection                    | check the name                      |
     | FAILED_PRECONDITION | the collection's model is not loaded  | start the server with its bundle    |
+    | RESOURCE_EXHAUSTED  | too much waits already                | retry after `RetryInfo.retry_delay` |
+    | DEADLINE_EXCEEDED   | the deadline passed                   | retry with more time                |
     | UNAVAILABLE         | Milvus or the image store is away     | retry with backoff                  |
     | INTERNAL            | a bug                                 | report the request id               |
     """

@@ -34,6 +34,8 @@ class AdminServiceStub:
     | INVALID_ARGUMENT    | bad name                              | correct it                          |
     | NOT_FOUND           | no such collection                    | check the name                      |
     | FAILED_PRECONDITION | the collection's model is not loaded  | start the server with its bundle    |
+    | RESOURCE_EXHAUSTED  | too much waits already                | retry after `RetryInfo.retry_delay` |
+    | DEADLINE_EXCEEDED   | the deadline passed                   | retry with more time                |
     | UNAVAILABLE         | Milvus or the image store is away     | retry with backoff                  |
     | INTERNAL            | a bug                                 | report the request id               |
     """
@@ -48,6 +50,8 @@ class AdminServiceStub:
     UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
     does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
+    NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
+    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
     """
     CheckCollection: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -63,6 +67,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     | INVALID_ARGUMENT    | bad name                              | correct it                          |
     | NOT_FOUND           | no such collection                    | check the name                      |
     | FAILED_PRECONDITION | the collection's model is not loaded  | start the server with its bundle    |
+    | RESOURCE_EXHAUSTED  | too much waits already                | retry after `RetryInfo.retry_delay` |
+    | DEADLINE_EXCEEDED   | the deadline passed                   | retry with more time                |
     | UNAVAILABLE         | Milvus or the image store is away     | retry with backoff                  |
     | INTERNAL            | a bug                                 | report the request id               |
     """
@@ -74,6 +80,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
     does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
+    NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
+    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
     """
     CheckCollection: _aio.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]  # type: ignore[assignment]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -88,6 +96,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     | INVALID_ARGUMENT    | bad name                              | correct it                          |
     | NOT_FOUND           | no such collection                    | check the name                      |
     | FAILED_PRECONDITION | the collection's model is not loaded  | start the server with its bundle    |
+    | RESOURCE_EXHAUSTED  | too much waits already                | retry after `RetryInfo.retry_delay` |
+    | DEADLINE_EXCEEDED   | the deadline passed                   | retry with more time                |
     | UNAVAILABLE         | Milvus or the image store is away     | retry with backoff                  |
     | INTERNAL            | a bug                                 | report the request id               |
     """
@@ -103,6 +113,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
         does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
+        NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
+        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
         """
 
     @_abc_1.abstractmethod

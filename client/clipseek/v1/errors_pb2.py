@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63lipseek/v1/errors.proto\x12\x0b\x63lipseek.v1\"\xbd\x01\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.clipseek.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x36\n\x08metadata\x18\x04 \x03(\x0b\x32$.clipseek.v1.ItemError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xaf\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_INVALID_IMAGE\x10\x02\x12 \n\x1c\x45RROR_REASON_IMAGE_TOO_LARGE\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_INVALID_FILTER\x10\x04\x12\"\n\x1e\x45RROR_REASON_MALFORMED_MESSAGE\x10\x05\x12 \n\x1c\x45RROR_REASON_IMAGE_NOT_FOUND\x10\x06\x12%\n!ERROR_REASON_COLLECTION_NOT_FOUND\x10\x07\x12 \n\x1c\x45RROR_REASON_MODEL_NOT_FOUND\x10\x08\x12\x1d\n\x19\x45RROR_REASON_IMAGE_EXISTS\x10\t\x12\"\n\x1e\x45RROR_REASON_COLLECTION_EXISTS\x10\n\x12\x1f\n\x1b\x45RROR_REASON_SPACE_MISMATCH\x10\x0b\x12\"\n\x1e\x45RROR_REASON_EFFORT_NOT_SERVED\x10\x0c\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\r\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0e\x12\"\n\x1e\x45RROR_REASON_INDEX_UNAVAILABLE\x10\x0f\x12(\n$ERROR_REASON_IMAGE_STORE_UNAVAILABLE\x10\x10\x12 \n\x1c\x45RROR_REASON_COLLECTION_HELD\x10\x11\x12\x1c\n\x18\x45RROR_REASON_NOT_SERVING\x10\x12\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x13\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63lipseek/v1/errors.proto\x12\x0b\x63lipseek.v1\x1a\x1egoogle/protobuf/duration.proto\"\xed\x01\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.clipseek.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x36\n\x08metadata\x18\x04 \x03(\x0b\x32$.clipseek.v1.ItemError.MetadataEntry\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xaf\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_INVALID_IMAGE\x10\x02\x12 \n\x1c\x45RROR_REASON_IMAGE_TOO_LARGE\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_INVALID_FILTER\x10\x04\x12\"\n\x1e\x45RROR_REASON_MALFORMED_MESSAGE\x10\x05\x12 \n\x1c\x45RROR_REASON_IMAGE_NOT_FOUND\x10\x06\x12%\n!ERROR_REASON_COLLECTION_NOT_FOUND\x10\x07\x12 \n\x1c\x45RROR_REASON_MODEL_NOT_FOUND\x10\x08\x12\x1d\n\x19\x45RROR_REASON_IMAGE_EXISTS\x10\t\x12\"\n\x1e\x45RROR_REASON_COLLECTION_EXISTS\x10\n\x12\x1f\n\x1b\x45RROR_REASON_SPACE_MISMATCH\x10\x0b\x12\"\n\x1e\x45RROR_REASON_EFFORT_NOT_SERVED\x10\x0c\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\r\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0e\x12\"\n\x1e\x45RROR_REASON_INDEX_UNAVAILABLE\x10\x0f\x12(\n$ERROR_REASON_IMAGE_STORE_UNAVAILABLE\x10\x10\x12 \n\x1c\x45RROR_REASON_COLLECTION_HELD\x10\x11\x12\x1c\n\x18\x45RROR_REASON_NOT_SERVING\x10\x12\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x13\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ERRORREASON']._serialized_start=234
-  _globals['_ERRORREASON']._serialized_end=921
-  _globals['_ITEMERROR']._serialized_start=42
-  _globals['_ITEMERROR']._serialized_end=231
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=184
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=231
+  _globals['_ERRORREASON']._serialized_start=314
+  _globals['_ERRORREASON']._serialized_end=1001
+  _globals['_ITEMERROR']._serialized_start=74
+  _globals['_ITEMERROR']._serialized_end=311
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=264
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=311
 # @@protoc_insertion_point(module_scope)

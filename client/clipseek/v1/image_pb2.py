@@ -27,21 +27,21 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63lipseek/v1/image.proto\x12\x0b\x63lipseek.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n\x05Image\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontent_sha256\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x12\n\nmedia_type\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tthumbnail\x18\x0b \x01(\x0c\x12)\n\tembedding\x18\x0c \x01(\x0b\x32\x16.clipseek.v1.Embedding\"-\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x10\n\x08space_id\x18\x05 \x01(\t\"7\n\x03Hit\x12!\n\x05image\x18\x01 \x01(\x0b\x32\x12.clipseek.v1.Image\x12\r\n\x05score\x18\x02 \x01(\x02\"\xdf\x01\n\x06Timing\x12)\n\x06\x64\x65\x63ode\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05index\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t*d\n\x08OnExists\x12\x19\n\x15ON_EXISTS_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_EXISTS_REPLACE\x10\x01\x12\x12\n\x0eON_EXISTS_KEEP\x10\x02\x12\x12\n\x0eON_EXISTS_FAIL\x10\x03*\x85\x01\n\rInsertOutcome\x12\x1e\n\x1aINSERT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSERT_OUTCOME_CREATED\x10\x01\x12\x1a\n\x16INSERT_OUTCOME_UPDATED\x10\x02\x12\x1c\n\x18INSERT_OUTCOME_UNCHANGED\x10\x03*X\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_FAST\x10\x01\x12\x13\n\x0f\x45\x46\x46ORT_THOROUGH\x10\x02\x12\x10\n\x0c\x45\x46\x46ORT_EXACT\x10\x03*[\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONSISTENCY_BOUNDED\x10\x01\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63lipseek/v1/image.proto\x12\x0b\x63lipseek.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n\x05Image\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontent_sha256\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x12\n\nmedia_type\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tthumbnail\x18\x0b \x01(\x0c\x12)\n\tembedding\x18\x0c \x01(\x0b\x32\x16.clipseek.v1.Embedding\"-\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x10\n\x08space_id\x18\x05 \x01(\t\"7\n\x03Hit\x12!\n\x05image\x18\x01 \x01(\x0b\x32\x12.clipseek.v1.Image\x12\r\n\x05score\x18\x02 \x01(\x02\"\x89\x02\n\x06Timing\x12)\n\x06\x64\x65\x63ode\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05index\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05store\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t*d\n\x08OnExists\x12\x19\n\x15ON_EXISTS_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_EXISTS_REPLACE\x10\x01\x12\x12\n\x0eON_EXISTS_KEEP\x10\x02\x12\x12\n\x0eON_EXISTS_FAIL\x10\x03*\x85\x01\n\rInsertOutcome\x12\x1e\n\x1aINSERT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSERT_OUTCOME_CREATED\x10\x01\x12\x1a\n\x16INSERT_OUTCOME_UPDATED\x10\x02\x12\x1c\n\x18INSERT_OUTCOME_UNCHANGED\x10\x03*X\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_FAST\x10\x01\x12\x13\n\x0f\x45\x46\x46ORT_THOROUGH\x10\x02\x12\x10\n\x0c\x45\x46\x46ORT_EXACT\x10\x03*[\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONSISTENCY_BOUNDED\x10\x01\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clipseek.v1.image_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ONEXISTS']._serialized_start=874
-  _globals['_ONEXISTS']._serialized_end=974
-  _globals['_INSERTOUTCOME']._serialized_start=977
-  _globals['_INSERTOUTCOME']._serialized_end=1110
-  _globals['_EFFORT']._serialized_start=1112
-  _globals['_EFFORT']._serialized_end=1200
-  _globals['_CONSISTENCY']._serialized_start=1202
-  _globals['_CONSISTENCY']._serialized_end=1293
+  _globals['_ONEXISTS']._serialized_start=916
+  _globals['_ONEXISTS']._serialized_end=1016
+  _globals['_INSERTOUTCOME']._serialized_start=1019
+  _globals['_INSERTOUTCOME']._serialized_end=1152
+  _globals['_EFFORT']._serialized_start=1154
+  _globals['_EFFORT']._serialized_end=1242
+  _globals['_CONSISTENCY']._serialized_start=1244
+  _globals['_CONSISTENCY']._serialized_end=1335
   _globals['_IMAGE']._serialized_start=136
   _globals['_IMAGE']._serialized_end=479
   _globals['_EMBEDDING']._serialized_start=481
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HIT']._serialized_start=528
   _globals['_HIT']._serialized_end=583
   _globals['_TIMING']._serialized_start=586
-  _globals['_TIMING']._serialized_end=809
-  _globals['_MODELREF']._serialized_start=811
-  _globals['_MODELREF']._serialized_end=872
+  _globals['_TIMING']._serialized_end=851
+  _globals['_MODELREF']._serialized_start=853
+  _globals['_MODELREF']._serialized_end=914
 # @@protoc_insertion_point(module_scope)

@@ -282,6 +282,7 @@ class Timing(_message.Message):
     INFERENCE_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decode(self) -> _duration_pb2.Duration:
         """Checking and decoding the picture."""
@@ -302,6 +303,10 @@ class Timing(_message.Message):
     def total(self) -> _duration_pb2.Duration:
         """From the arrival of the request to the making of the response."""
 
+    @_builtins.property
+    def store(self) -> _duration_pb2.Duration:
+        """Writing to the image store."""
+
     def __init__(
         self,
         *,
@@ -310,10 +315,11 @@ class Timing(_message.Message):
         inference: _duration_pb2.Duration | None = ...,
         index: _duration_pb2.Duration | None = ...,
         total: _duration_pb2.Duration | None = ...,
+        store: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "index", b"index", "inference", b"inference", "queue", b"queue", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "index", b"index", "inference", b"inference", "queue", b"queue", "store", b"store", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "index", b"index", "inference", b"inference", "queue", b"queue", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "index", b"index", "inference", b"inference", "queue", b"queue", "store", b"store", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,7 +335,7 @@ class ModelRef(_message.Message):
     SPACE_ID_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name of the bundle, e.g. `openai/clip-vit-base-patch32`; EmbedText and EmbedImage take it."""
+    """The name of the bundle, e.g. `clip-vit-base-patch32`; unique in a server. EmbedText and EmbedImage take it."""
     space_id: _builtins.str
     """Identifies the vector space; equal for every precision of one model."""
     precision: _builtins.str

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63lipseek/v1/info_service.proto\x12\x0b\x63lipseek.v1\"\x16\n\x14GetServerInfoRequest\"\x98\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x06models\x18\x02 \x03(\x0b\x32\x12.clipseek.v1.Model\x12%\n\x05index\x18\x03 \x01(\x0b\x32\x16.clipseek.v1.IndexInfo\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.clipseek.v1.Limits\"\xe9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08space_id\x18\x04 \x01(\t\x12\x11\n\tdimension\x18\x05 \x01(\x05\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x07 \x01(\x05\x12\x13\n\x0blogit_scale\x18\x08 \x01(\x02\x12\x18\n\x10vision_providers\x18\t \x03(\t\x12\x16\n\x0etext_providers\x18\n \x03(\t\x12\x16\n\x0e\x66p32_agreement\x18\x0b \x01(\x02\"\xd7\x01\n\tIndexInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x12\n\nindex_type\x18\x03 \x01(\t\x12=\n\x0cindex_params\x18\x04 \x03(\x0b\x32\'.clipseek.v1.IndexInfo.IndexParamsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_consistency\x18\x05 \x01(\t\x1a\x32\n\x10IndexParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbf\x02\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x11\n\tmax_top_k\x18\x04 \x01(\x05\x12\x1b\n\x13max_top_k_with_mask\x18\x05 \x01(\x05\x12\x1d\n\x15max_offset_plus_top_k\x18\x06 \x01(\x05\x12\x18\n\x10max_search_terms\x18\x07 \x01(\x05\x12\x17\n\x0fmax_batch_items\x18\x08 \x01(\x05\x12\x15\n\rmax_batch_ids\x18\t \x01(\x05\x12\x15\n\rmax_page_size\x18\n \x01(\x05\x12\x1a\n\x12max_metadata_bytes\x18\x0b \x01(\x05\x12\x1b\n\x13max_text_characters\x18\x0c \x01(\x05\x32\x65\n\x0bInfoService\x12V\n\rGetServerInfo\x12!.clipseek.v1.GetServerInfoRequest\x1a\".clipseek.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63lipseek/v1/info_service.proto\x12\x0b\x63lipseek.v1\x1a\x1egoogle/protobuf/duration.proto\"\x16\n\x14GetServerInfoRequest\"\xad\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x06models\x18\x02 \x03(\x0b\x32\x12.clipseek.v1.Model\x12%\n\x05index\x18\x03 \x01(\x0b\x32\x16.clipseek.v1.IndexInfo\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.clipseek.v1.Limits\x12\x13\n\x0bmedia_types\x18\x05 \x03(\t\"\xe9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08space_id\x18\x04 \x01(\t\x12\x11\n\tdimension\x18\x05 \x01(\x05\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x07 \x01(\x05\x12\x13\n\x0blogit_scale\x18\x08 \x01(\x02\x12\x18\n\x10vision_providers\x18\t \x03(\t\x12\x16\n\x0etext_providers\x18\n \x03(\t\x12\x16\n\x0e\x66p32_agreement\x18\x0b \x01(\x02\"\xd7\x01\n\tIndexInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x12\n\nindex_type\x18\x03 \x01(\t\x12=\n\x0cindex_params\x18\x04 \x03(\x0b\x32\'.clipseek.v1.IndexInfo.IndexParamsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_consistency\x18\x05 \x01(\t\x1a\x32\n\x10IndexParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa7\x05\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x11\n\tmax_top_k\x18\x04 \x01(\x05\x12\x1b\n\x13max_top_k_with_mask\x18\x05 \x01(\x05\x12\x1d\n\x15max_offset_plus_top_k\x18\x06 \x01(\x05\x12\x18\n\x10max_search_terms\x18\x07 \x01(\x05\x12\x17\n\x0fmax_batch_items\x18\x08 \x01(\x05\x12\x15\n\rmax_batch_ids\x18\t \x01(\x05\x12\x15\n\rmax_page_size\x18\n \x01(\x05\x12\x1a\n\x12max_metadata_bytes\x18\x0b \x01(\x05\x12\x1b\n\x13max_text_characters\x18\x0c \x01(\x05\x12\x16\n\x0emax_image_side\x18\r \x01(\x05\x12\x1d\n\x15max_filter_characters\x18\x0e \x01(\x05\x12\x1e\n\x16max_filter_comparisons\x18\x0f \x01(\x05\x12\x18\n\x10max_filter_depth\x18\x10 \x01(\x05\x12\x1a\n\x12max_metadata_depth\x18\x11 \x01(\x05\x12\x1f\n\x17max_small_message_bytes\x18\x12 \x01(\x03\x12\x18\n\x10max_bulk_streams\x18\x13 \x01(\x05\x12\x32\n\x0fmessage_timeout\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x62ulk_idle_timeout\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11max_call_duration\x18\x16 \x01(\x0b\x32\x19.google.protobuf.Duration2e\n\x0bInfoService\x12V\n\rGetServerInfo\x12!.clipseek.v1.GetServerInfoRequest\x1a\".clipseek.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INDEXINFO_INDEXPARAMSENTRY']._loaded_options = None
   _globals['_INDEXINFO_INDEXPARAMSENTRY']._serialized_options = b'8\001'
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=47
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=69
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=72
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=224
-  _globals['_MODEL']._serialized_start=227
-  _globals['_MODEL']._serialized_end=460
-  _globals['_INDEXINFO']._serialized_start=463
-  _globals['_INDEXINFO']._serialized_end=678
-  _globals['_INDEXINFO_INDEXPARAMSENTRY']._serialized_start=628
-  _globals['_INDEXINFO_INDEXPARAMSENTRY']._serialized_end=678
-  _globals['_LIMITS']._serialized_start=681
-  _globals['_LIMITS']._serialized_end=1000
-  _globals['_INFOSERVICE']._serialized_start=1002
-  _globals['_INFOSERVICE']._serialized_end=1103
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=79
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=101
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=104
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=277
+  _globals['_MODEL']._serialized_start=280
+  _globals['_MODEL']._serialized_end=513
+  _globals['_INDEXINFO']._serialized_start=516
+  _globals['_INDEXINFO']._serialized_end=731
+  _globals['_INDEXINFO_INDEXPARAMSENTRY']._serialized_start=681
+  _globals['_INDEXINFO_INDEXPARAMSENTRY']._serialized_end=731
+  _globals['_LIMITS']._serialized_start=734
+  _globals['_LIMITS']._serialized_end=1413
+  _globals['_INFOSERVICE']._serialized_start=1415
+  _globals['_INFOSERVICE']._serialized_end=1516
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -45,6 +46,7 @@ class GetServerInfoResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server, e.g. `0.1.0`."""
     @_builtins.property
@@ -59,6 +61,10 @@ class GetServerInfoResponse(_message.Message):
     def limits(self) -> Global___Limits:
         """What a client must respect."""
 
+    @_builtins.property
+    def media_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The pictures that are taken, e.g. `image/jpeg`."""
+
     def __init__(
         self,
         *,
@@ -66,10 +72,11 @@ class GetServerInfoResponse(_message.Message):
         models: _abc.Iterable[Global___Model] | None = ...,
         index: Global___IndexInfo | None = ...,
         limits: Global___Limits | None = ...,
+        media_types: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "limits", b"limits", "models", b"models", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "limits", b"limits", "media_types", b"media_types", "models", b"models", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,7 +100,7 @@ class Model(_message.Message):
     TEXT_PROVIDERS_FIELD_NUMBER: _builtins.int
     FP32_AGREEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name, e.g. `openai/clip-vit-base-patch32`."""
+    """Name, e.g. `clip-vit-base-patch32`; unique in a server."""
     description: _builtins.str
     """What it is, for people."""
     source: _builtins.str
@@ -219,6 +226,16 @@ class Limits(_message.Message):
     MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
     MAX_METADATA_BYTES_FIELD_NUMBER: _builtins.int
     MAX_TEXT_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_IMAGE_SIDE_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_COMPARISONS_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_METADATA_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_SMALL_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BULK_STREAMS_FIELD_NUMBER: _builtins.int
+    MESSAGE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    BULK_IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_CALL_DURATION_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Largest message that the server reads, in bytes. A larger one is RESOURCE_EXHAUSTED, by gRPC itself."""
     max_image_bytes: _builtins.int
@@ -243,6 +260,32 @@ class Limits(_message.Message):
     """Largest metadata of one image, in bytes of JSON."""
     max_text_characters: _builtins.int
     """Longest text, in characters."""
+    max_image_side: _builtins.int
+    """Longest side of a picture, in pixels."""
+    max_filter_characters: _builtins.int
+    """Longest filter, in characters."""
+    max_filter_comparisons: _builtins.int
+    """Most comparisons of a filter; each value of an `in` counts."""
+    max_filter_depth: _builtins.int
+    """Most levels of parentheses and `not` in a filter."""
+    max_metadata_depth: _builtins.int
+    """Most levels of nesting in metadata."""
+    max_small_message_bytes: _builtins.int
+    """Largest message of a method that takes no pictures, in bytes."""
+    max_bulk_streams: _builtins.int
+    """Most BulkInsert streams at a time; one more is RESOURCE_EXHAUSTED."""
+    @_builtins.property
+    def message_timeout(self) -> _duration_pb2.Duration:
+        """How long a client may take to send the one message of a call."""
+
+    @_builtins.property
+    def bulk_idle_timeout(self) -> _duration_pb2.Duration:
+        """How long a BulkInsert stream may rest between two messages."""
+
+    @_builtins.property
+    def max_call_duration(self) -> _duration_pb2.Duration:
+        """Longest life of a call, whatever its deadline; streams of results and BulkInsert streams may live longer."""
+
     def __init__(
         self,
         *,
@@ -258,10 +301,20 @@ class Limits(_message.Message):
         max_page_size: _builtins.int = ...,
         max_metadata_bytes: _builtins.int = ...,
         max_text_characters: _builtins.int = ...,
+        max_image_side: _builtins.int = ...,
+        max_filter_characters: _builtins.int = ...,
+        max_filter_comparisons: _builtins.int = ...,
+        max_filter_depth: _builtins.int = ...,
+        max_metadata_depth: _builtins.int = ...,
+        max_small_message_bytes: _builtins.int = ...,
+        max_bulk_streams: _builtins.int = ...,
+        message_timeout: _duration_pb2.Duration | None = ...,
+        bulk_idle_timeout: _duration_pb2.Duration | None = ...,
+        max_call_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk_idle_timeout", b"bulk_idle_timeout", "max_call_duration", b"max_call_duration", "message_timeout", b"message_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_ids", b"max_batch_ids", "max_batch_items", b"max_batch_items", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_offset_plus_top_k", b"max_offset_plus_top_k", "max_page_size", b"max_page_size", "max_search_terms", b"max_search_terms", "max_text_characters", b"max_text_characters", "max_top_k", b"max_top_k", "max_top_k_with_mask", b"max_top_k_with_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk_idle_timeout", b"bulk_idle_timeout", "max_batch_ids", b"max_batch_ids", "max_batch_items", b"max_batch_items", "max_bulk_streams", b"max_bulk_streams", "max_call_duration", b"max_call_duration", "max_filter_characters", b"max_filter_characters", "max_filter_comparisons", b"max_filter_comparisons", "max_filter_depth", b"max_filter_depth", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_image_side", b"max_image_side", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_depth", b"max_metadata_depth", "max_offset_plus_top_k", b"max_offset_plus_top_k", "max_page_size", b"max_page_size", "max_search_terms", b"max_search_terms", "max_small_message_bytes", b"max_small_message_bytes", "max_text_characters", b"max_text_characters", "max_top_k", b"max_top_k", "max_top_k_with_mask", b"max_top_k_with_mask", "message_timeout", b"message_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,8 +47,8 @@ class InfoServiceServicer:
     """
 
     def GetServerInfo(self, request, context):
-        """GetServerInfo describes the server. It needs neither Milvus nor a model and answers nothing but OK and, for a
-        malformed message, INVALID_ARGUMENT.
+        """GetServerInfo describes the server. It needs neither Milvus nor a model. INVALID_ARGUMENT: a malformed message.
+        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE (draining): as everywhere; retry with backoff.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,8 @@ class InfoServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InfoServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_info_service_pb2.GetServerInfoRequest, _info_service_pb2.GetServerInfoResponse]
-    """GetServerInfo describes the server. It needs neither Milvus nor a model and answers nothing but OK and, for a
-    malformed message, INVALID_ARGUMENT.
+    """GetServerInfo describes the server. It needs neither Milvus nor a model. INVALID_ARGUMENT: a malformed message.
+    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE (draining): as everywhere; retry with backoff.
     """
 
 @_typing.type_check_only
@@ -44,8 +44,8 @@ class InfoServiceAsyncStub(InfoServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_info_service_pb2.GetServerInfoRequest, _info_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """GetServerInfo describes the server. It needs neither Milvus nor a model and answers nothing but OK and, for a
-    malformed message, INVALID_ARGUMENT.
+    """GetServerInfo describes the server. It needs neither Milvus nor a model. INVALID_ARGUMENT: a malformed message.
+    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE (draining): as everywhere; retry with backoff.
     """
 
 class InfoServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +57,8 @@ class InfoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _info_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_info_service_pb2.GetServerInfoResponse, _abc.Awaitable[_info_service_pb2.GetServerInfoResponse]]:
-        """GetServerInfo describes the server. It needs neither Milvus nor a model and answers nothing but OK and, for a
-        malformed message, INVALID_ARGUMENT.
+        """GetServerInfo describes the server. It needs neither Milvus nor a model. INVALID_ARGUMENT: a malformed message.
+        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE (draining): as everywhere; retry with backoff.
         """
 
 def add_InfoServiceServicer_to_server(servicer: InfoServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

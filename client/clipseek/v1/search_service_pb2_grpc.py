@@ -161,7 +161,8 @@ class SearchServiceServicer:
 
         A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
         results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
-        INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result.
+        INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
+        nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,8 @@ class SearchServiceStub:
 
     A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
     results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
-    INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result.
+    INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
+    nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
     """
     SearchByText: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchByTextRequest, _search_service_pb2.SearchByTextResponse]
     """SearchByText finds the pictures nearest to a sentence.
@@ -157,7 +158,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
     results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
-    INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result.
+    INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
+    nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
     """
     SearchByText: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchByTextRequest, _search_service_pb2.SearchByTextResponse]  # type: ignore[assignment]
     """SearchByText finds the pictures nearest to a sentence.
@@ -251,7 +253,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
         results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
-        INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result.
+        INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
+        nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
         """
 
     @_abc_1.abstractmethod
