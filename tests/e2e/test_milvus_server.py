@@ -2,15 +2,18 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 import filter_cases
+import milvus_proxy
 import milvus_server
 from clipseek_server.config import Settings
 from clipseek_server.errors import CollectionGone, CollectionNotFound, EffortNotServed, IndexUnavailable
@@ -195,6 +198,54 @@ async def test_a_server_that_does_not_answer(server: int, tmp_path: Path) -> Non
         await _until_it_answers(index)
         await collection.upsert(row("a"), Call())
         assert await listed(collection) == ["a"]
+
+
+async def test_a_write_that_failed_does_not_come_back(server: int, tmp_path: Path) -> None:
+    """Pymilvus would try it once more, for as long again, behind the caller and behind what is written next."""
+    landed = threading.Event()
+
+    def refuse(context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "a broken link")
+
+    def hold(context: grpc.ServicerContext) -> None:
+        landed.wait(60)
+
+    with milvus_proxy.proxied(f"127.0.0.1:{milvus_server.PORT}") as proxy:
+        settings = {"milvus_uri": f"http://{proxy.address}", "milvus_timeout": 3.0}
+        async with _connected(tmp_path, **settings) as index:
+            collection = await make(index, "undead")
+            await collection.upsert(row("a", 1), Call())
+            proxy.before["Upsert"] = [refuse, hold]
+            with pytest.raises(IndexUnavailable):
+                await collection.upsert(row("a", 2), Call())
+            await collection.delete(["a"], Call())
+            landed.set()
+            await asyncio.to_thread(proxy.wait_until_over)
+            assert await collection.get(["a"], Call()) == {}
+            assert proxy.before["Upsert"] == [hold]
+
+
+async def test_nothing_is_written_beside_a_write_that_hangs(server: int, tmp_path: Path) -> None:
+    order = []
+
+    def hang(context: grpc.ServicerContext) -> None:
+        over = threading.Event()
+        context.add_callback(over.set)
+        assert over.wait(60)
+        order.append("upsert is over")
+        context.abort(grpc.StatusCode.CANCELLED, "over")
+
+    with milvus_proxy.proxied(f"127.0.0.1:{milvus_server.PORT}") as proxy:
+        settings = {"milvus_uri": f"http://{proxy.address}", "milvus_timeout": 3.0}
+        async with _connected(tmp_path, **settings) as index:
+            collection = await make(index, "undead")
+            proxy.before = {"Upsert": [hang], "Delete": [lambda context: order.append("delete")]}
+            failed, _ = await asyncio.gather(
+                collection.upsert(row("a", 2), Call()), collection.delete(["a"], Call()), return_exceptions=True
+            )
+            assert isinstance(failed, IndexUnavailable)
+            assert order == ["upsert is over", "delete"]
+            assert await collection.get(["a"], Call()) == {}
 
 
 async def test_a_server_that_comes_and_goes(server: int, tmp_path: Path) -> None:

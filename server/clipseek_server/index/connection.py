@@ -1,9 +1,11 @@
 """The one way to Milvus, Lite or server: blocking pymilvus calls in threads, and its errors as ours."""
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,20 +72,31 @@ class Connection:
             raise StartupError("milvus_uri must be a Milvus server's URI, e.g. http://milvus:19530, or empty")
 
     async def call(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
-        """Call a method of ``MilvusClient``, given unbound, or a function like one, and return what it returns.
+        """Call a method of ``MilvusClient`` that reads, given unbound, or a function like one; returns what it returns.
 
         Raises:
             CollectionGone: The collection or alias does not exist, or is not loaded.
             IndexUnavailable: Milvus does not answer within ``milvus_timeout``, or refuses.
         """
-        return await self._call(self._executor, method, *args, **options)
+        if self.embedded:
+            return await self._call_once(self._executor, method, *args, **options)
+        timeout = self._settings.milvus_timeout
+        with _translating():
+            client = await self._usable_client()
+            # May be tried again, and goes on behind a caller who gave up: it changes nothing.
+            return await self._within_timeout(
+                self._executor, partial(method, client, *args, timeout=timeout, **options)
+            )
 
     async def call_catalogue(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
-        """As ``call``, for what changes or lists collections and aliases: one at a time with Milvus Lite."""
-        return await self._call(self._catalogue_executor, method, *args, **options)
+        """As ``write``, for what changes or lists collections and aliases: one at a time with Milvus Lite."""
+        return await self._call_once(self._catalogue_executor, method, *args, **options)
 
     async def write(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
-        """As ``call``, for what changes rows.
+        """As ``call``, for what changes rows: tried once, and when this returns or raises nothing of it goes on.
+
+        What went on would land on top of what is written, and acknowledged, after it. A caller may thus wait for longer
+        than ``milvus_timeout``: until pymilvus, which reconnects inside a call that failed, has ended.
 
         A write that fails in Milvus Lite, on a full disk for instance, leaves it in doubt: its log may end in half a
         batch, and what is written behind that would be lost. It is opened anew, from what is on the disk, before
@@ -92,7 +105,7 @@ class Connection:
         if self._lite is not None:
             self._lite.check_space()
         try:
-            return await self.call(method, *args, **options)
+            return await self._call_once(self._executor, method, *args, **options)
         except IndexUnavailable:
             self._distrusted = self.embedded
             raise
@@ -111,19 +124,12 @@ class Connection:
         self._executor.shutdown(wait=False)
         self._catalogue_executor.shutdown(wait=False)
 
-    async def _call(self, executor: Executor, method: Callable[..., Any], *args: object, **options: object) -> Any:
-        try:
+    async def _call_once(self, executor: Executor, method: Callable[..., Any], *args: object, **options: object) -> Any:
+        with _translating():
             client = await self._usable_client()
-            return await self._within_timeout(
-                executor, partial(method, client, *args, **self._call_options(), **options)
-            )
-        except Exception as error:
-            raise _translated(error) from error
-
-    def _call_options(self) -> dict[str, object]:
-        # Lite's calls have no deadline: it is in this process, and a write that goes on behind a caller who gave up
-        # would put the copy in memory out of step.
-        return {"retry_times": 0} if self.embedded else {"timeout": self._settings.milvus_timeout}
+            # Without a timeout of pymilvus', which would take its place. A server's deadline is the channel's; Lite,
+            # in this process, has none.
+            return await self._run(executor, partial(method, client, *args, retry_times=0, **options))
 
     async def _usable_client(self) -> Any:
         if self._client is None or self._distrusted:
@@ -157,6 +163,7 @@ class Connection:
             db_name=settings.milvus_database,
             timeout=settings.milvus_timeout,
             dedicated=True,
+            grpc_options={"grpc.service_config": _deadline_for_all(settings.milvus_timeout)},
             **tls,
         )
 
@@ -180,6 +187,20 @@ class Connection:
         # pymilvus reconnects inside a call, which its own timeout does not cover.
         async with asyncio.timeout(None if self.embedded else self._settings.milvus_timeout + 1.0):
             return await self._run(executor, function)
+
+
+def _deadline_for_all(seconds: float) -> str:
+    """A gRPC service config that ends every call of a channel after so long."""
+    return json.dumps({"methodConfig": [{"name": [{}], "timeout": f"{seconds:.3f}s"}]})
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """Raise the domain's errors for what pymilvus raises."""
+    try:
+        yield
+    except Exception as error:
+        raise _translated(error) from error
 
 
 def _translated(error: Exception) -> Exception:
