@@ -22,7 +22,8 @@ Found = TypeVar("Found")
 
 MAX_IDS = 1000
 """Most ids in one read or delete."""
-_MAX_ROWS = 256
+_MAX_BATCH = 128
+"""Most writes or reads that go together. Each that joins is compared with all before it."""
 _MAX_SEARCHES = 32
 _MAX_QUEUE = 4096
 _SHARED_LIMIT = 128
@@ -48,11 +49,8 @@ class _Search:
     filter: Filter | None
     effort: Effort
     strong: bool
-
-    @property
-    def kind(self) -> tuple[str | None, Effort, bool]:
-        """What searches that go together share. Filters by their text: True equals 1 in Python."""
-        return to_text(self.filter) if self.filter is not None else None, self.effort, self.strong
+    filter_text: str | None
+    """Searches with the same one go together. The filters themselves would not do: True equals 1 in Python."""
 
 
 class MilvusCollection:
@@ -91,7 +89,7 @@ class MilvusCollection:
         self._writes = Batcher[Row | _Delete, None](
             "index write",
             self._run_writes,
-            max_batch=_MAX_ROWS,
+            max_batch=_MAX_BATCH,
             max_queue=_MAX_QUEUE,
             stage=Stage.INDEX,
             may_join=_writes_join,
@@ -157,7 +155,8 @@ class MilvusCollection:
         """The nearest records, best first, ties by id; ``EffortNotServed`` where the index cannot."""
         self._table.check()
         self._vector_index.check(effort)
-        return await self._searches.submit(_Search(vector, limit, filter, effort, strong), call)
+        text = to_text(filter) if filter is not None else None
+        return await self._searches.submit(_Search(vector, limit, filter, effort, strong, text), call)
 
     async def page(
         self,
@@ -237,8 +236,15 @@ class MilvusCollection:
     async def _load(self, copy: ResidentCopy) -> None:
         try:
             await copy.load(self._table.row_page, self._max_rows)
-        except (CollectionGone, IndexUnavailable) as error:
-            log.warning("collection is not copied into memory", collection=self.info.name, error=error.message)
+        except Exception as error:
+            # Whatever it was: a copy that is never loaded would remember all that is written, for ever.
+            expected = isinstance(error, CollectionGone | IndexUnavailable)
+            log.warning(
+                "collection is not copied into memory and searched slowly",
+                collection=self.info.name,
+                error=str(error),
+                exc_info=None if expected else error,
+            )
             self._copy = None
         self._bound()
 
@@ -260,7 +266,9 @@ def _reader(
         found = await fetch(wanted, strong=reads[0].strong)
         return [{image_id: found[image_id] for image_id in read.image_ids if image_id in found} for read in reads]
 
-    return Batcher("index read", run, max_batch=MAX_IDS, max_queue=_MAX_QUEUE, stage=Stage.INDEX, may_join=_reads_join)
+    return Batcher(
+        "index read", run, max_batch=_MAX_BATCH, max_queue=_MAX_QUEUE, stage=Stage.INDEX, may_join=_reads_join
+    )
 
 
 def _reads_join(batch: Sequence[_Read], read: _Read) -> bool:
@@ -278,7 +286,8 @@ def _writes_join(batch: Sequence[Row | _Delete], write: Row | _Delete) -> bool:
 def _searches_join(batch: Sequence[_Search], search: _Search) -> bool:
     first = batch[0]
     same_size = search.limit == first.limit or max(search.limit, first.limit) <= _SHARED_LIMIT
-    return same_size and search.kind == first.kind
+    same_kind = (search.effort, search.strong, search.filter_text) == (first.effort, first.strong, first.filter_text)
+    return same_size and same_kind
 
 
 def _differences(rows: Sequence[Row], copied_rows: Sequence[Row]) -> list[str]:

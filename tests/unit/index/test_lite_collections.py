@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 
 from clipseek_server.errors import (
     CollectionGone,
@@ -15,12 +16,14 @@ from clipseek_server.errors import (
     IndexUnavailable,
     StartupError,
 )
+from clipseek_server.index import collection as collection_module
 from clipseek_server.index import lite
 from clipseek_server.index.collection import MilvusCollection
-from clipseek_server.index.filters import parse_filter
+from clipseek_server.index.filters import Filter, parse_filter
 from clipseek_server.index.generations import Generation
 from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.index.records import Effort
+from clipseek_server.index.schema import to_entity
 from clipseek_server.telemetry import Call, Stage
 from index_rows import DIMENSION, listed, lite_settings, make, nearest, row, vector
 
@@ -105,6 +108,39 @@ async def test_a_collection_that_outgrows_memory_is_answered_by_lite(tmp_path: P
     assert await listed(collection) == ["0", "1", "2", "3", "4"]
     assert [hit.record.image_id for hit in await nearest(collection, vector(4), 1)] == ["4"]
     await index.close()
+
+
+async def test_a_copy_that_cannot_be_loaded_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = await MilvusIndex.connect(lite_settings(tmp_path))
+    collection = await make(index)
+    await collection.upsert(row("good", 1), Call())
+    # Not as we store metadata, whose keys carry a type.
+    strange = to_entity(row("strange", 2)) | {"metadata": {"": "nobody wrote this"}}
+    await index._connection.write(MilvusClient.upsert, collection.info.generation, [strange])
+    await index.close()
+
+    index = await MilvusIndex.connect(lite_settings(tmp_path))
+    again = await index.open("default")
+    await again.ready()
+    assert again._copy is None
+    assert "collection is not copied into memory" in capsys.readouterr().out
+    assert await again.count(Call(), strong=True) == 2
+    assert [hit.record.image_id for hit in await nearest(again, vector(1), 1)] == ["good"]
+    await index.close()
+
+
+async def test_a_filter_is_written_out_once_for_each_search(
+    index: MilvusIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = await make(index)
+    await collection.upsert(row("a", n=1), Call())
+    written: list[Filter] = []
+    to_text = collection_module.to_text
+    monkeypatch.setattr(collection_module, "to_text", lambda tree: written.append(tree) or to_text(tree))
+    condition = parse_filter("metadata.n == 1")
+    found = await asyncio.gather(*(nearest(collection, vector(0), condition=condition) for _ in range(40)))
+    assert all([hit.record.image_id for hit in hits] == ["a"] for hits in found)
+    assert len(written) == 40
 
 
 async def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
