@@ -4,7 +4,9 @@ Derived, never the truth: the writer changes it after Milvus and before it ackno
 """
 
 import asyncio
+import heapq
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -36,7 +38,7 @@ class ResidentCopy:
     """Rows in memory. Everything but the scans runs on the event loop.
 
     A scan runs in a thread while rows come and go. It sees the rows that were there when it began: a slot that is left
-    is not taken again before all scans that may look at it have ended.
+    is not taken again before all scans that began before have ended.
 
     Args:
         dimension: Length of the vectors.
@@ -52,8 +54,10 @@ class ResidentCopy:
         self._slots: dict[str, int] = {}
         self._ids: list[str] = []
         self._free: list[int] = []
-        self._left: list[int] = []
-        self._scans = 0
+        # Slots that were left, each with the number of scans that had begun by then.
+        self._left: deque[tuple[int, int]] = deque()
+        self._scans_begun = 0
+        self._scans: set[int] = set()
         self._written_while_loading: set[str] | None = set()
 
     def __len__(self) -> int:
@@ -152,7 +156,15 @@ class ResidentCopy:
 
     def _leave(self, slot: int) -> None:
         self._alive[slot] = False
-        (self._left if self._scans else self._free).append(slot)
+        self._left.append((self._scans_begun, slot))
+        self._free_left()
+
+    def _free_left(self) -> None:
+        oldest = min(self._scans, default=self._scans_begun)
+        while self._left and self._left[0][0] <= oldest:
+            _, slot = self._left.popleft()
+            self._records[slot] = None
+            self._free.append(slot)
 
     def _vector(self, slot: int) -> Vector:
         vector: Vector = self._blocks[slot // _BLOCK][slot % _BLOCK]
@@ -165,19 +177,17 @@ class ResidentCopy:
 
     async def _scan(self, function: Callable[[], Result]) -> Result:
         loop = asyncio.get_running_loop()
-        self._scans += 1
+        number = self._scans_begun
         scan = self._executor.submit(function)
+        self._scans_begun += 1
+        self._scans.add(number)
         # The thread goes on when the caller is cancelled: only its own end counts.
-        scan.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end_scan))
+        scan.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end_scan, number))
         return await asyncio.wrap_future(scan)
 
-    def _end_scan(self) -> None:
-        self._scans -= 1
-        if not self._scans:
-            for slot in self._left:
-                self._records[slot] = None
-            self._free += self._left
-            self._left = []
+    def _end_scan(self, number: int) -> None:
+        self._scans.remove(number)
+        self._free_left()
 
     # What runs in threads.
 
@@ -212,11 +222,35 @@ class ResidentCopy:
     def _best(self, scores: Vector, query: Vector, limit: int) -> list[Match]:
         if limit == 0:
             return []
-        threshold = np.partition(scores, len(scores) - limit)[len(scores) - limit] - _ROUNDING
-        slots = np.flatnonzero(scores >= threshold).tolist()
-        # A product's last bits depend on where in the matrix a row lies. Summed one by one, equal vectors score equal.
-        vectors = np.stack([self._vector(slot) for slot in slots]).astype(np.float64)
-        exact = np.clip(np.einsum("ij,j->i", vectors, query.astype(np.float64)), -1.0, 1.0).astype(np.float32)
-        found = [Match(self._record(slot), float(score)) for slot, score in zip(slots, exact, strict=True)]
+        slots = np.flatnonzero(scores >= _largest(scores, limit) - _ROUNDING)
+        exact = self._exact_scores(slots, query)
+        last = _largest(exact, limit)
+        better = exact > last
+        found = [
+            Match(self._record(slot), score)
+            for slot, score in zip(slots[better].tolist(), exact[better].tolist(), strict=True)
+        ]
         found.sort(key=lambda match: (-match.score, match.record.image_id))
-        return found[:limit]
+        # There may be very many of the last score, and few of them are wanted.
+        ties = heapq.nsmallest(limit - len(found), slots[exact == last].tolist(), key=self._image_id)
+        return found + [Match(self._record(slot), float(last)) for slot in ties]
+
+    def _exact_scores(self, slots: npt.NDArray[np.intp], query: Vector) -> Vector:
+        """The scores of slots in rising order, in which equal vectors score equal."""
+        exact = np.empty(len(slots), dtype=np.float32)
+        numbers = slots // _BLOCK
+        for number in np.unique(numbers):
+            here = numbers == number
+            vectors = self._blocks[number][slots[here] % _BLOCK].astype(np.float64)
+            # A product's last bits depend on where in the matrix a row lies: summed one by one.
+            exact[here] = np.clip(np.einsum("ij,j->i", vectors, query.astype(np.float64)), -1.0, 1.0)
+        return exact
+
+    def _image_id(self, slot: int) -> str:
+        return self._record(slot).image_id
+
+
+def _largest(scores: Vector, rank: int) -> np.float32:
+    """The score of that rank, 1 being the largest."""
+    largest: np.float32 = np.partition(scores, len(scores) - rank)[len(scores) - rank]
+    return largest

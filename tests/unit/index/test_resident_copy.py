@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,9 +11,9 @@ import pytest
 
 from clipseek_server.index import resident
 from clipseek_server.index.filters import parse_filter
-from clipseek_server.index.records import Row
+from clipseek_server.index.records import Match, Row
 from clipseek_server.index.resident import ResidentCopy
-from index_rows import DIMENSION, row, vector
+from index_rows import DIMENSION, record, row, vector
 
 
 @pytest.fixture
@@ -112,6 +113,48 @@ async def test_equal_vectors_score_equal_and_come_by_id(executor: ThreadPoolExec
     assert [match.record.image_id for match in alone] == twins[:5]
     assert alone == among_others
     assert len({match.score for match in alone}) == 1
+
+
+async def test_many_equal_vectors_cost_no_memory(executor: ThreadPoolExecutor) -> None:
+    dimension, twins = 256, [f"{number:05d}" for number in range(20_000)]
+    copy = ResidentCopy(dimension, executor)
+    await copy.load(_no_rows, max_rows=100_000)
+    copy.put(Row(record(image_id), vector(7, dimension)) for image_id in reversed(twins))
+    copy.put([Row(record("best"), vector(8, dimension))])
+    query = vector(7, dimension) + 2 * vector(8, dimension)
+    tracemalloc.start()
+    (found,) = await copy.search([query / np.linalg.norm(query)], [5], None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [match.record.image_id for match in found] == ["best", *twins[:4]]
+    assert peak < len(twins) * dimension * 8, "less than their vectors, gathered, take"
+
+
+async def test_slots_are_used_again_while_scans_overlap(executor: ThreadPoolExecutor) -> None:
+    copy = ResidentCopy(DIMENSION, executor)
+    await copy.load(_no_rows, max_rows=100)
+    copy.put(row(image_id, 1) for image_id in ("a", "b", "c"))
+    held, scan = await _held_scan(copy, executor)
+    for number in range(50):
+        copy.put([row("a", number)])
+        next_held, next_scan = await _held_scan(copy, executor)
+        held.set()
+        await scan
+        held, scan = next_held, next_scan
+    held.set()
+    assert (await scan)[0][0].record.image_id == "a"
+    assert len(copy._records) <= 6
+
+
+async def _held_scan(
+    copy: ResidentCopy, executor: ThreadPoolExecutor
+) -> tuple[threading.Event, asyncio.Task[list[list[Match]]]]:
+    """A scan that has begun and goes on until the event is set."""
+    held = threading.Event()
+    executor.submit(held.wait)
+    scan = asyncio.create_task(copy.search([vector(49)], [10], None))
+    await asyncio.sleep(0)
+    return held, scan
 
 
 async def test_nothing_to_find(executor: ThreadPoolExecutor) -> None:
