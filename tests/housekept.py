@@ -24,22 +24,28 @@ PATIENCE = 60.0
 class HousekeptServer(ServerThread):
     """A server in this process whose sweeper can be called.
 
+    Args:
+        settings: The server's.
+        clock: The sweeper's; without one, its time passes only when a test says so.
+
     Attributes:
         sweeper: Its sweeper, with the index and the image store that it serves.
     """
 
     sweeper: Sweeper
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] | None = None) -> None:
         super().__init__(settings)
         self.images = settings.data_dir / "images"
+        self._now = 0.0
+        self._clock = clock or (lambda: self._now)
 
     def __enter__(self) -> "HousekeptServer":
         with pytest.MonkeyPatch.context() as patch:
             made: list[Sweeper] = []
 
             def keep(*arguments: Any, **options: Any) -> Sweeper:
-                made.append(Sweeper(*arguments, **options))
+                made.append(Sweeper(*arguments, **options, clock=self._clock))
                 return made[0]
 
             patch.setattr(app, "Sweeper", keep)
@@ -51,12 +57,19 @@ class HousekeptServer(ServerThread):
     def index(self) -> Any:
         return self.sweeper._index
 
-    def sweep(self, *, grace: float | None = None) -> Swept:
-        """Sweep now; with the server's own grace time unless told otherwise."""
-        sweeper = self.sweeper
-        if grace is not None:
-            sweeper = Sweeper(sweeper._index, sweeper._store, grace=grace, interval=1.0)
-        return self.run(sweeper.sweep())
+    def sweep(self) -> Swept:
+        """Sweep, let the grace time pass, and sweep again: what is unnamed in both sweeps goes with the second."""
+        self.sweep_once()
+        self.pass_grace()
+        return self.sweep_once()
+
+    def sweep_once(self) -> Swept:
+        """Sweep now."""
+        return self.run(self.sweeper.sweep())
+
+    def pass_grace(self) -> None:
+        """Let the grace time pass on the sweeper's clock. Files do not age by that."""
+        self._now += self.settings.sweep_grace
 
     def generations(self, name: str) -> list[str]:
         """All generations of a collection that Milvus has, live or not."""

@@ -85,7 +85,7 @@ class Server:
         store = await asyncio.to_thread(_open_store, settings.data_dir)
         stack.push_async_callback(store.close)
 
-        collections = Collections(index, models, auto_create=settings.auto_create)
+        collections = Collections(index, models, store, auto_create=settings.auto_create)
         inserts = Inserts(collections, store)
         rebuilds = Rebuilds(collections, index, store)
         stack.push_async_callback(rebuilds.close)

@@ -10,11 +10,12 @@ from clipseek import Client, ClipseekError, InsertItem, InvalidArgumentError, Un
 from clipseek_server.catalog import rebuilds
 from clipseek_server.config import Settings
 from clipseek_server.index.milvus import MilvusIndex
-from housekept import Background, HousekeptServer, gated
+from housekept import Background, HousekeptServer, age, gated
 from pictures import picture
 from servers import ServerProcess
 
 COUNT = rebuilds.PAGE + 10
+GRACE = Settings.model_fields["sweep_grace"].default
 
 
 def fill(client: Client, collection: str, count: int = COUNT) -> dict[str, bytes]:
@@ -77,7 +78,9 @@ def test_kill_in_each_phase(bundle, tmp_path):
         assert_whole(client, "pets", pictures)
         assert client.get_collection("pets").uid == uid
         (live,) = client.get_collection("pets").generations
-        swept.sweep(grace=0)
+        swept.run(swept.index.sweep(0))
+        age(swept.files(uid), GRACE + 60)
+        swept.sweep()
         assert swept.generations("pets") == [live.name]
         assert {path.name.partition("=")[0] for path in swept.blobs(uid)} == set(pictures)
         assert_whole(client, "pets", pictures)

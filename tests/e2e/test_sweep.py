@@ -1,18 +1,24 @@
 """The sweep removes what nothing names and is old enough, and never the bytes of a record."""
 
+import itertools
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
-from clipseek import Client, NotFoundError
+from clipseek import Client, NotFoundError, UnavailableError
+from clipseek_server.catalog import sweeper
 from clipseek_server.config import Settings
+from clipseek_server.errors import IndexUnavailable
 from clipseek_server.images.blobs import Blob
 from clipseek_server.images.folder import FolderStore
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.milvus import MilvusIndex
+from clipseek_server.index.records import Row
+from clipseek_server.telemetry import Call
 from housekept import Background, Gate, HousekeptServer, age, gated
 from pictures import picture
 
@@ -63,6 +69,129 @@ def test_bytes_that_no_record_came_to_name_go(housekept, keeper, collection):
     assert keeper.download("a", collection=collection) == picture(1)
 
 
+def test_bytes_go_only_when_they_were_unnamed_for_the_grace_time(housekept, keeper, collection):
+    keeper.insert(picture(1), image_id="a", collection=collection)
+    uid = keeper.get_collection(collection).uid
+    keeper.delete("a", collection=collection)
+    age(housekept.files(uid), OLD)
+    for _ in range(3):
+        housekept.sweep_once()
+        assert len(housekept.files(uid)) == 2
+    housekept.pass_grace()
+    assert housekept.sweep_once().blobs >= 2
+    assert housekept.files(uid) == []
+
+
+def test_an_update_on_another_server_that_read_before_the_bytes_were_replaced(housekept, keeper, collection):
+    """It writes the old record back, whole: the old bytes must be there, however old they are."""
+
+    async def read() -> Row:
+        rows = await (await housekept.index.open(collection)).get_rows(["a"], Call())
+        return rows["a"]
+
+    async def write(row: Row) -> None:
+        await (await housekept.index.open(collection)).upsert(row, Call())
+
+    keeper.insert(picture(1), image_id="a", collection=collection)
+    uid = keeper.get_collection(collection).uid
+    first = housekept.run(read())
+    keeper.insert(picture(2), image_id="a", collection=collection)
+    second = housekept.run(read())
+    age(housekept.files(uid), OLD)
+    housekept.sweep_once()
+    housekept.run(write(first))
+    assert keeper.download("a", collection=collection) == picture(1)
+    housekept.pass_grace()
+    housekept.sweep_once()
+    assert len(housekept.blobs(uid, "a")) == 2
+    # The first is unnamed again, and that time begins anew; the second was unnamed in one sweep.
+    housekept.run(write(second))
+    housekept.pass_grace()
+    housekept.sweep_once()
+    assert len(housekept.blobs(uid, "a")) == 2
+    housekept.pass_grace()
+    housekept.sweep_once()
+    assert len(housekept.blobs(uid, "a")) == 1
+    assert keeper.download("a", collection=collection) == picture(2)
+
+
+def test_no_more_is_remembered_than_a_bound_and_all_goes_in_the_end(housekept, keeper, collection, monkeypatch):
+    housekept.sweep()  # what other tests left
+    monkeypatch.setattr(sweeper, "MAX_WAITING", 1)
+    for seed in range(3):
+        keeper.insert(picture(seed), image_id=f"p{seed}", collection=collection)
+    uid = keeper.get_collection(collection).uid
+    keeper.delete([f"p{seed}" for seed in range(3)], collection=collection)
+    age(housekept.files(uid), OLD)
+    for left in (2, 1, 0):
+        housekept.sweep()
+        assert len(housekept.blobs(uid)) == left
+        assert len(housekept.files(uid)) == 2 * left
+
+
+def test_another_milvus_takes_no_bytes(bundle, tmp_path):
+    """Milvus lost its data, or another one is asked: whatever the image store has may be somebody's."""
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data", sweep_interval=1e6)
+    milvus = settings.data_dir / "milvus"
+    with HousekeptServer(settings) as server, Client(server.address) as client:
+        client.insert(picture(1), image_id="a", collection="pets")
+        uid = client.get_collection("pets").uid
+        files = server.files(uid)
+    milvus.rename(tmp_path / "away")
+    with HousekeptServer(settings) as server, Client(server.address) as client:
+        client.insert(picture(2), image_id="a", collection="pets")
+        age(files, OLD)
+        with capture_logs() as lines:
+            server.sweep()
+        assert server.files(uid) == files
+        warnings = [line for line in lines if line["log_level"] == "warning"]
+        assert [(line["blobs"], line["collection_uids"]) for line in warnings] == [(2, [uid])] * 2
+    shutil.rmtree(milvus)
+    (tmp_path / "away").rename(milvus)
+    with HousekeptServer(settings) as server, Client(server.address) as client:
+        server.sweep()
+        assert client.download("a", collection="pets") == picture(1)
+
+
+def test_a_drop_that_fails_takes_no_bytes_then_or_later(housekept, keeper, collection):
+    keeper.insert(picture(1), image_id="a", collection=collection)
+    uid = keeper.get_collection(collection).uid
+
+    async def fail(*_: object) -> None:
+        raise IndexUnavailable("Milvus is away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MilvusIndex, "drop", fail)
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                keeper.delete_collection(collection)
+    assert len(housekept.files(uid)) == 3
+    age(housekept.files(uid), OLD)
+    housekept.sweep()
+    assert len(housekept.files(uid)) == 2  # without the mark: the collection lives
+    assert keeper.download("a", collection=collection) == picture(1)
+    assert [found for report in keeper.check(collection) for found in report.differences] == []
+    keeper.delete_collection(collection)
+    age(housekept.files(uid), OLD)
+    housekept.sweep()
+    assert housekept.files(uid) == []
+
+
+def test_the_mark_of_a_dropped_collection_goes_last(housekept, keeper, collection):
+    """Bytes that a slow insert wrote when the collection was gone already are younger."""
+    keeper.insert(picture(1), image_id="a", collection=collection)
+    uid = keeper.get_collection(collection).uid
+    keeper.delete_collection(collection)
+    age(housekept.files(uid), OLD)
+    late = f"{uid}/late/x"
+    housekept.run(housekept.sweeper._store.put(late, b"x"))
+    housekept.sweep()
+    assert {file.name for file in housekept.files(uid)} == {"late=x", "dropped"}
+    age(housekept.files(uid), OLD)
+    housekept.sweep_once()
+    assert housekept.files(uid) == []
+
+
 def test_the_bytes_of_a_dropped_collection_go(housekept, keeper, collection):
     other = f"{collection}_other"
     for name in (collection, other):
@@ -72,7 +201,7 @@ def test_the_bytes_of_a_dropped_collection_go(housekept, keeper, collection):
     keeper.insert(picture(1), image_id="a", collection=collection)
     again = keeper.get_collection(collection).uid
     housekept.sweep()
-    assert len(housekept.files(dropped)) == 2  # too young
+    assert len(housekept.files(dropped)) == 3  # too young; the third marks that it was dropped
     for uid in (dropped, kept, again):
         age(housekept.files(uid), OLD)
     housekept.sweep()
@@ -117,14 +246,16 @@ def test_delete_and_insert_again_while_a_slow_delete_and_a_sweep_are_under_way(h
         inserting = Background(lambda: keeper.insert(picture(1), image_id="a", collection=collection))
         age(housekept.files(uid), OLD)
         with listing_held(uid) as listed:
-            sweeping = Background(housekept.sweep)
+            sweeping = Background(housekept.sweep_once)
             listed.wait()
             slow_delete.opened.set()
             assert deleting.result().count == 1
             assert inserting.result().outcome == "created"
             age(housekept.files(uid), OLD)  # as if the sweep took ages
             listed.opened.set()
-            assert sweeping.result().blobs >= 2
+            sweeping.result()
+    housekept.pass_grace()
+    assert housekept.sweep_once().blobs >= 2
     assert len(housekept.blobs(uid, "a")) == 1
     assert keeper.download("a", collection=collection) == picture(1)
     assert keeper.get("a", collection=collection, with_thumbnail=True).thumbnail
@@ -136,8 +267,10 @@ def test_a_sweep_that_is_about_to_delete_when_the_id_comes_back(housekept, keepe
     uid = keeper.get_collection(collection).uid
     keeper.delete("a", collection=collection)
     age(housekept.files(uid), OLD)
+    housekept.sweep_once()
+    housekept.pass_grace()
     with gated(FolderStore, "delete", when=lambda _, keys: any(key.startswith(uid) for key in keys)) as gate:
-        sweeping = Background(housekept.sweep)
+        sweeping = Background(housekept.sweep_once)
         gate.wait()
         assert keeper.insert(picture(1), image_id="a", collection=collection).outcome == "created"
         age(housekept.files(uid), OLD)
@@ -166,16 +299,20 @@ def test_a_collection_that_comes_during_a_sweep_loses_nothing(housekept, keeper,
     uid = keeper.get_collection(dropped).uid
     keeper.delete_collection(dropped)
     age(housekept.files(uid), OLD)  # so that there is something to ask about
+    housekept.sweep_once()
+    housekept.pass_grace()
     with listing_held() if step == "list" else gated(MilvusIndex, step, after=True) as gate:
-        sweeping = Background(housekept.sweep)
+        sweeping = Background(housekept.sweep_once)
         gate.wait()
         keeper.insert(picture(2), image_id="a", collection=collection)
         born = keeper.get_collection(collection).uid
         age(housekept.files(born), OLD)
         gate.opened.set()
         sweeping.result()
-    assert keeper.download("a", collection=collection) == picture(2)
     assert housekept.files(uid) == []
+    housekept.pass_grace()
+    housekept.sweep_once()
+    assert keeper.download("a", collection=collection) == picture(2)
 
 
 def test_a_rebuild_during_a_sweep_loses_nothing(housekept, keeper, collection):
@@ -186,7 +323,7 @@ def test_a_rebuild_during_a_sweep_loses_nothing(housekept, keeper, collection):
     age(housekept.files(uid), OLD)
     for method in ("names", "uids"):
         with gated(MilvusIndex, method, after=True) as gate:
-            sweeping = Background(housekept.sweep)
+            sweeping = Background(housekept.sweep_once)
             gate.wait()
             assert [progress.phase for progress in keeper.rebuild(collection)][-1] == "done"
             gate.opened.set()
@@ -195,6 +332,7 @@ def test_a_rebuild_during_a_sweep_loses_nothing(housekept, keeper, collection):
             except Exception as error:
                 # Put off: the generation that it was about to ask is gone.
                 assert "does not exist any more" in str(error)
+        housekept.pass_grace()
         assert len(housekept.files(uid)) == 4
     assert keeper.download("a", collection=collection) == picture(1)
 
@@ -211,7 +349,9 @@ def test_the_server_sweeps_by_itself(bundle, tmp_path):
     settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path, sweep_interval=0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FolderStore, "delete", delete)
-        with HousekeptServer(settings) as server, Client(server.address) as client:
+        # The sweeper reads its clock once a sweep.
+        hours = itertools.count(step=GRACE).__next__
+        with HousekeptServer(settings, clock=hours) as server, Client(server.address) as client:
             client.insert(picture(1), image_id="a", collection="pets")
             client.insert(picture(2), image_id="b", collection="pets")
             uid = client.get_collection("pets").uid

@@ -1,13 +1,15 @@
 """Collections: opening, making, describing, dropping."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from clipseek_server.catalog.concurrency import KeyedLocks, WriteGates, uninterrupted
-from clipseek_server.catalog.interfaces import CollectionIndex, Index, Model
+from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index, Model
 from clipseek_server.catalog.models import Models
 from clipseek_server.errors import CollectionExists, CollectionGone, CollectionNotFound
+from clipseek_server.images.blobs import drop_mark_key
 from clipseek_server.index.records import CollectionInfo
 from clipseek_server.telemetry import Call
 
@@ -34,8 +36,9 @@ class CollectionView:
 class Collections:
     """All collections, and the order among their writes."""
 
-    def __init__(self, index: Index, models: Models, *, auto_create: bool) -> None:
+    def __init__(self, index: Index, models: Models, store: ImageStore, *, auto_create: bool) -> None:
         self._index = index
+        self._store = store
         self._auto_create = auto_create
         self.models = models
         self.gates = WriteGates()
@@ -130,8 +133,21 @@ class Collections:
             CollectionNotFound: There is none of that name.
             CollectionHeld: It is being rebuilt.
         """
+
+        async def look(collection: CollectionIndex) -> tuple[str, int]:
+            return collection.info.uid, await collection.count(call, strong=True)
+
         async with self.gates.holding(name):
-            count = await self.read(name, lambda collection: collection.count(call, strong=True))
+            uid, count = await self.read(name, look)
             call.check_deadline()
-            await uninterrupted(self._index.drop(name))
+            await uninterrupted(self._drop(name, uid))
         return count
+
+    async def _drop(self, name: str, uid: str) -> None:
+        # The mark comes first: bytes of a collection that Milvus does not know go only where there is one. A drop that
+        # fails leaves a mark on a collection that lives, which the sweep takes away.
+        mark = drop_mark_key(uid)
+        if not await self._store.exists(mark):
+            with suppress(FileExistsError):  # another server drops it too
+                await self._store.put(mark, b"")
+        await self._index.drop(name)

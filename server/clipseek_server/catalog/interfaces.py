@@ -164,7 +164,7 @@ class ImageStore(Protocol):
     """Where bytes are. Keys are ``/``-separated; every method raises ``ImageStoreUnavailable`` when it cannot."""
 
     async def put(self, key: str, data: bytes) -> None:
-        """Store bytes under a new key; they are durable on return (fsync)."""
+        """Store bytes under a new key; they are durable on return (fsync). ``FileExistsError`` when it has bytes."""
 
     async def exists(self, key: str) -> bool:
         """Whether the key has bytes."""

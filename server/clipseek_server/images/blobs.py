@@ -20,6 +20,7 @@ class Blob:
 
 
 THUMBNAIL_SUFFIX = ".thumbnail"
+_DROP_MARK = "dropped"
 
 
 def new_blob_key(uid: str, image_id: str, content_sha256: str) -> str:
@@ -32,8 +33,14 @@ def thumbnail_key(blob_key: str) -> str:
     return blob_key + THUMBNAIL_SUFFIX
 
 
+def drop_mark_key(uid: str) -> str:
+    """Where it is written that a collection was dropped on purpose: only then may its bytes go."""
+    return f"{uid}/{_DROP_MARK}"
+
+
 def split_blob_key(key: str) -> tuple[str, str, str]:
-    """(uid, image id, blob key) of a blob's or a thumbnail's key."""
+    """(uid, image id, blob key) of a blob's or a thumbnail's key; a drop mark belongs to no image: its id is empty."""
     blob_key = key.removesuffix(THUMBNAIL_SUFFIX)
-    uid, image_id, _ = blob_key.split("/", 2)
-    return uid, image_id, blob_key
+    uid, _, rest = blob_key.partition("/")
+    image_id, slash, _ = rest.partition("/")
+    return uid, image_id if slash else "", blob_key

@@ -132,7 +132,8 @@ class FolderStore:
             return None
 
     def _put(self, path: Path, data: bytes) -> None:
-        if shutil.disk_usage(self._incoming).free < self._reserved_bytes + len(data):
+        # A mark has no bytes, and what it marks makes room.
+        if data and shutil.disk_usage(self._incoming).free < self._reserved_bytes + len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary = self._incoming / secrets.token_hex(16)
         try:

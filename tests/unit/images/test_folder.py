@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clipseek_server.errors import ImageStoreUnavailable, StartupError
-from clipseek_server.images.blobs import new_blob_key, split_blob_key, thumbnail_key
+from clipseek_server.images.blobs import drop_mark_key, new_blob_key, split_blob_key, thumbnail_key
 from clipseek_server.images.folder import STALE_SECONDS, FolderStore
 
 SHA256 = hashlib.sha256(b"").hexdigest()
@@ -169,6 +169,18 @@ async def test_odd_image_ids(store, image_id):
     assert split_blob_key(thumbnail_key(key)) == ("u1", image_id, key)
     await store.delete([key, thumbnail_key(key)])
     assert await keys(store) == set()
+
+
+async def test_a_drop_mark_is_of_no_image(store):
+    mark, key = drop_mark_key("u1"), new_blob_key("u1", "dropped", SHA256)
+    for each in (mark, key):
+        await store.put(each, b"")
+    assert await store.exists(mark)
+    assert await keys(store, "u1/") == {mark, key}
+    assert split_blob_key(mark) == ("u1", "", mark)
+    assert split_blob_key(key) == ("u1", "dropped", key)
+    await store.delete([mark])
+    assert await keys(store) == {key}
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +351,16 @@ async def test_some_room_is_left_to_others(tiny_disk):
     with pytest.raises(ImageStoreUnavailable, match="is full"):
         await store.put("u1/a/2", b"x" * 150_000)
     await store.put("u1/a/3", b"x" * 30_000)
+    await store.close()
+
+
+async def test_a_drop_is_marked_on_a_full_disk(tiny_disk):
+    """Dropping a collection makes room."""
+    store = FolderStore(tiny_disk / "blobs", reserved_bytes=10**6)
+    with pytest.raises(ImageStoreUnavailable, match="is full"):
+        await store.put("u1/a/1", b"x")
+    await store.put(drop_mark_key("u1"), b"")
+    assert await keys(store, "u1/") == {drop_mark_key("u1")}
     await store.close()
 
 
