@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from clipseek import Client, ClipseekError, InsertItem, InvalidArgumentError, UnavailableError
+from clipseek import Client, ClipseekError, InsertItem, UnavailableError
 from clipseek_server.catalog import rebuilds
 from clipseek_server.config import Settings
+from clipseek_server.errors import IndexUnavailable
 from clipseek_server.index.milvus import MilvusIndex
 from housekept import Background, HousekeptServer, age, gated
 from pictures import picture
@@ -179,10 +180,11 @@ def test_a_rebuild_that_fails_leaves_the_old_generation_live(housekept, keeper, 
     whole = blob.read_bytes()
     blob.write_bytes(whole[: len(whole) // 2])
     phases = []
-    with pytest.raises(InvalidArgumentError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         for progress in keeper.rebuild(collection):
             phases.append(progress.phase)  # noqa: PERF401 - what came before the error counts
     assert phases[-1] == "failed"
+    assert caught.value.reason == "IMAGE_STORE_UNAVAILABLE"
     assert caught.value.metadata["image_id"] == "p004"
     assert "p004" in caught.value.message
     assert keeper.get_collection(collection) == before
@@ -194,6 +196,50 @@ def test_a_rebuild_that_fails_leaves_the_old_generation_live(housekept, keeper, 
     blob.write_bytes(whole)
     assert [progress.phase for progress in keeper.rebuild(collection)][-1] == "done"
     assert_whole(keeper, collection, pictures | {"new": picture(99)})
+
+
+def test_pictures_that_are_larger_than_the_server_takes_now(bundle, tmp_path):
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path)
+    with HousekeptServer(settings) as server, Client(server.address) as client:
+        fill(client, "pets", 2)
+        image = client.get("p000", collection="pets")
+    smaller = settings.model_copy(update={"max_image_pixels": image.width * image.height - 1})
+    with HousekeptServer(smaller) as server, Client(server.address) as client:
+        with pytest.raises(UnavailableError, match=r"'p00[01]' cannot be decoded") as caught:
+            list(client.rebuild("pets"))
+        assert caught.value.reason == "IMAGE_STORE_UNAVAILABLE"
+
+
+def test_an_old_generation_that_cannot_be_dropped_is_left_to_the_sweep(housekept, keeper, collection):
+    pictures = fill(keeper, collection, 3)
+
+    async def fail(*_: object) -> None:
+        raise IndexUnavailable("Milvus is away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MilvusIndex, "discard", fail)
+        assert [progress.phase for progress in keeper.rebuild(collection)][-1] == "done"
+    assert len(housekept.generations(collection)) == 2
+    assert keeper.insert(pictures["p000"], image_id="p000", collection=collection).outcome == "unchanged"
+    housekept.run(housekept.index.sweep(0))
+    assert_whole(keeper, collection, pictures)
+    assert len(housekept.generations(collection)) == 1
+
+
+def test_a_server_that_stops_after_the_switch_says_done(bundle, tmp_path):
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path, drain_timeout=600)
+    with gated(MilvusIndex, "discard") as gate:
+        with HousekeptServer(settings) as server:
+            client = Client(server.address)
+            pictures = fill(client, "pets", 3)
+            (old,) = client.get_collection("pets").generations
+            watching = Background(lambda: list(client.rebuild("pets")))
+            gate.wait()
+        with client:
+            assert [progress.phase for progress in watching.result()][-1] == "done"
+    with HousekeptServer(settings) as server, Client(server.address) as client:
+        assert_whole(client, "pets", pictures)
+        assert client.get_collection("pets").generations[0].name != old.name
 
 
 def test_a_server_that_stops_gives_a_rebuild_up_and_says_so(bundle, tmp_path):

@@ -49,6 +49,27 @@ class Models:
         own = [model for model in able if model.manifest.precision == info.precision]
         return next(iter(own or able), None)
 
+    def for_rebuild(self, info: CollectionInfo, name: str) -> Model:
+        """The model to rebuild a collection with: any of its space, by name; empty means the one that serves it.
+
+        Raises:
+            ModelNotFound: It is not loaded.
+            SpaceMismatch: It is of another space, or no loaded model serves the collection.
+        """
+        if not name:
+            return self.required(info)
+        model = self.named(name)
+        if model.manifest.space_id != info.space_id:
+            raise SpaceMismatch(
+                f"model {name!r} is of another space than collection {info.name!r}; rebuild with a model of its space, "
+                "or insert the pictures into a new collection of that model",
+                field="model",
+                collection=info.name,
+                collection_space_id=info.space_id,
+                server_space_id=model.manifest.space_id,
+            )
+        return model
+
     def required(self, info: CollectionInfo) -> Model:
         """As ``serving``.
 

@@ -14,7 +14,15 @@ from enum import Enum, auto
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index, Model
-from clipseek_server.errors import ClipseekError, IndexUnavailable, InvalidImage, NotServing
+from clipseek_server.catalog.walks import record_pages
+from clipseek_server.errors import (
+    ClipseekError,
+    ImageStoreUnavailable,
+    ImageTooLarge,
+    IndexUnavailable,
+    InvalidImage,
+    NotServing,
+)
 from clipseek_server.index.records import Record, Row
 from clipseek_server.telemetry import Call, log
 
@@ -87,18 +95,24 @@ class Rebuilds:
         rebuild = self._running.get(name)
         return rebuild.progress if rebuild else None
 
-    async def watch(self, name: str) -> AsyncIterator[Progress]:
+    async def watch(self, name: str, model_name: str = "") -> AsyncIterator[Progress]:
         """Start a rebuild, or attach to the one that runs. Not watching any more does not stop it.
+
+        Args:
+            name: The collection.
+            model_name: The model to embed with; empty means the one that serves the collection. Who attaches gets the
+                one that runs.
 
         Raises:
             CollectionNotFound: There is no such collection.
-            SpaceMismatch: No loaded model serves it.
+            ModelNotFound: The model is not loaded.
+            SpaceMismatch: The model is of another space, or no loaded model serves the collection.
             ClipseekError: What made the rebuild fail; the old generation stays live.
         """
         rebuild = self._running.get(name)
         if rebuild is None:
             collection = await self._index.open(name)
-            model = self._collections.models.required(collection.info)
+            model = self._collections.models.for_rebuild(collection.info, model_name)
             rebuild = self._running.get(name)  # another caller may have been faster
             if rebuild is None:
                 rebuild = self._running[name] = _Rebuild()
@@ -136,7 +150,7 @@ class Rebuilds:
         new = await self._index.begin_generation(old.info, precision=model.manifest.precision)
         try:
             await rebuild.report(generation=new.info.generation, images_total=await old.count(call, strong=True))
-            async for page in _pages(old, call):
+            async for page in record_pages(old, PAGE, call):
                 await gather(self._embed_again(record, old, new, model, call) for record in page)
                 await rebuild.report(images_done=rebuild.progress.images_done + len(page))
             await rebuild.report(phase=Phase.CHECKING)
@@ -147,8 +161,12 @@ class Rebuilds:
             with suppress(ClipseekError):  # the sweep will
                 await self._index.discard(new.info)
             raise
-        await rebuild.report(phase=Phase.DROPPING)
-        await self._index.discard(old.info)
+        try:
+            await rebuild.report(phase=Phase.DROPPING)
+            await self._index.discard(old.info)
+        except (Exception, asyncio.CancelledError) as error:
+            # It is done all the same, also when the server stops now.
+            log.warning("the old generation is left to the sweep", collection=old.info.name, reason=repr(error))
 
     async def _embed_again(
         self, record: Record, old: CollectionIndex, new: CollectionIndex, model: Model, call: Call
@@ -162,8 +180,8 @@ class Rebuilds:
             return
         try:
             picture = await model.decode(data, call, thumbnail=False)
-        except InvalidImage as error:
-            raise InvalidImage(
+        except (InvalidImage, ImageTooLarge) as error:
+            raise ImageStoreUnavailable(
                 f"the stored bytes of image {record.image_id!r} cannot be decoded any more ({error.message}); "
                 "delete it or insert it again, then rebuild",
                 image_id=record.image_id,
@@ -172,18 +190,11 @@ class Rebuilds:
         await new.upsert(Row(record, vector), call)
 
 
-async def _pages(collection: CollectionIndex, call: Call) -> AsyncIterator[list[Record]]:
-    after = ""
-    while page := await collection.page(after, PAGE, call, filter=None, strong=True):
-        yield page
-        after = page[-1].image_id
-
-
 async def _compare(old: CollectionIndex, new: CollectionIndex, call: Call) -> None:
     counts = [await collection.count(call, strong=True) for collection in (old, new)]
     if counts[0] != counts[1]:
         raise IndexUnavailable(f"the new generation has {counts[1]} pictures instead of {counts[0]}; rebuild again")
-    async for page in _pages(old, call):
+    async for page in record_pages(old, PAGE, call):
         copies = await new.get([record.image_id for record in page], call)
         if any(copies.get(record.image_id) != record for record in page):
             raise IndexUnavailable("the new generation does not hold the same records; rebuild again")

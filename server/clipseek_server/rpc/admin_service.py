@@ -29,7 +29,7 @@ class AdminService:
         self, request: pb.RebuildCollectionRequest, call: Call
     ) -> AsyncIterator[pb.RebuildCollectionResponse]:
         """RebuildCollection."""
-        async for progress in self._rebuilds.watch(check.collection_name(request.collection)):
+        async for progress in self._rebuilds.watch(check.collection_name(request.collection), request.model):
             yield pb.RebuildCollectionResponse(progress=convert.progress(progress))
 
     async def check_collection(
