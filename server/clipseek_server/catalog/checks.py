@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -10,11 +10,21 @@ import numpy as np
 
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index
+from clipseek_server.catalog.walks import record_pages
 from clipseek_server.images.blobs import split_blob_key
-from clipseek_server.index.records import Record, Row
+from clipseek_server.index.records import Row
 from clipseek_server.telemetry import Call
 
 PAGE = 256
+"""Records, or stored keys, that are compared at a time."""
+
+MAX_DIFFERENCES = 500
+"""In one report, which becomes one message; a page has at most two each."""
+
+HASHES = 8
+"""Pictures that are read at a time."""
+
+HASH_CHUNK_BYTES = 1024 * 1024
 LENGTH_TOLERANCE = 1e-3
 
 
@@ -52,6 +62,7 @@ class Checks:
     def __init__(self, index: Index, store: ImageStore) -> None:
         self._index = index
         self._store = store
+        self._hashing = asyncio.Semaphore(HASHES)
 
     async def check(self, name: str, call: Call, *, verify_bytes: bool) -> AsyncIterator[Report]:
         """Compare everything that is stored about a collection; the last report has only the counts.
@@ -61,22 +72,22 @@ class Checks:
         """
         collection = await self._index.open(name)
         total = await collection.count(call, strong=True)
-        checked, after = 0, ""
-        while page := await collection.page(after, PAGE, call, filter=None, strong=True):
+        checked = 0
+        async for page in record_pages(collection, PAGE, call):
             rows = await collection.get_rows([record.image_id for record in page], call)
             found = await gather(self._check_row(row, verify_bytes=verify_bytes) for row in rows.values())
             checked += len(page)
-            after = page[-1].image_id
             yield Report([difference for differences in found for difference in differences], checked, total)
-        stale = [
-            Difference(Fault.STALE_RESIDENT_COPY, image_id, "the copy in memory differs from Milvus")
-            for image_id in await collection.verify_resident(call)
-        ]
-        if stale:
-            yield Report(stale, checked, total)
-        orphans = await self._orphans(collection, call)
-        if orphans:
-            yield Report(orphans, checked, total)
+        stale = await collection.verify_resident(call)
+        for start in range(0, len(stale), MAX_DIFFERENCES):
+            differences = [
+                Difference(Fault.STALE_RESIDENT_COPY, image_id, "the copy in memory differs from Milvus")
+                for image_id in stale[start : start + MAX_DIFFERENCES]
+            ]
+            yield Report(differences, checked, total)
+        async for orphans in self._orphans(collection, call):
+            if orphans:
+                yield Report(orphans, checked, total)
         yield Report([], checked, total)
 
     async def _check_row(self, row: Row, *, verify_bytes: bool) -> list[Difference]:
@@ -85,33 +96,37 @@ class Checks:
         length = float(np.linalg.norm(row.vector))
         if not abs(length - 1) <= LENGTH_TOLERANCE:  # also false for NaN
             differences.append(Difference(Fault.BAD_VECTOR, record.image_id, f"the vector's length is {length:g}"))
-        if not verify_bytes:
-            if not await self._store.exists(record.blob_key):
-                differences.append(_missing(record))
-            return differences
-        data = await self._store.get(record.blob_key)
-        if data is None:
-            differences.append(_missing(record))
-        elif await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest()) != record.content_sha256:
+        if not await self._store.exists(record.blob_key):
+            differences.append(Difference(Fault.MISSING_BYTES, record.image_id, "the image store lacks its bytes"))
+        elif verify_bytes and await self._digest(record.blob_key) != record.content_sha256:
             differences.append(Difference(Fault.CORRUPT_BYTES, record.image_id, "the bytes' hash has changed"))
         return differences
 
-    async def _orphans(self, collection: CollectionIndex, call: Call) -> list[Difference]:
-        keys: dict[str, str] = {}
-        async for blob in self._store.list(collection.info.uid):
-            _, image_id, blob_key = split_blob_key(blob.key)
-            keys[blob_key] = image_id
-        image_ids = list(dict.fromkeys(keys.values()))
-        named: set[str] = set()
-        for start in range(0, len(image_ids), PAGE):
-            records = await collection.get(image_ids[start : start + PAGE], call)
-            named.update(record.blob_key for record in records.values())
+    async def _digest(self, key: str) -> str:
+        # Few at a time and piece by piece: a page of large pictures would not fit into memory.
+        digest = hashlib.sha256()
+        async with self._hashing:
+            async for chunk in self._store.chunks(key, HASH_CHUNK_BYTES):
+                await asyncio.to_thread(digest.update, chunk)
+        return digest.hexdigest()
+
+    async def _orphans(self, collection: CollectionIndex, call: Call) -> AsyncIterator[list[Difference]]:
+        keys: list[str] = []
+        async for blob in self._store.list(f"{collection.info.uid}/"):
+            keys.append(blob.key)
+            if len(keys) == PAGE:
+                yield await self._unnamed(collection, keys, call)
+                keys = []
+        yield await self._unnamed(collection, keys, call)
+
+    async def _unnamed(self, collection: CollectionIndex, keys: Sequence[str], call: Call) -> list[Difference]:
+        owners = {key: split_blob_key(key) for key in keys}
+        image_ids = {image_id for _, image_id, _ in owners.values() if image_id}
+        records = await collection.get(list(image_ids), call)
+        named = {record.blob_key for record in records.values()}
         return [
             Difference(Fault.ORPHANED_BYTES, image_id, "no record names these bytes")
-            for blob_key, image_id in keys.items()
-            if blob_key not in named
+            for key, (_, image_id, blob_key) in owners.items()
+            # A drop mark is of no image, and a thumbnail is told of with its picture.
+            if image_id and blob_key not in named and (key == blob_key or not await self._store.exists(blob_key))
         ]
-
-
-def _missing(record: Record) -> Difference:
-    return Difference(Fault.MISSING_BYTES, record.image_id, "the image store does not have its bytes")
