@@ -3,6 +3,11 @@
 
 import sys
 
-from clipseek_export.cli import main
+try:
+    from clipseek_export.cli import main
+except ImportError as error:
+    sys.exit(
+        f"{error.name} is not installed. `make install` installs everything into .venv: .venv/bin/python {sys.argv[0]}"
+    )
 
 sys.exit(main())

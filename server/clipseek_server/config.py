@@ -6,10 +6,12 @@ Every setting is one field here; ``--help``, ``clipseek-server config`` and the 
 import argparse
 import json
 import os
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
@@ -26,6 +28,8 @@ MIB = 1024 * 1024
 
 _MAX_RESPONSE_BYTES = 4 * MIB
 """What gRPC's clients take unless told otherwise."""
+
+_MILVUS_SCHEMES = ("http://", "https://", "tcp://")
 
 _RECORD_BYTES = 1024
 """More than a record without its metadata takes in a response."""
@@ -216,11 +220,36 @@ class Settings(BaseSettings):
                 f"{records} records with max_metadata_bytes={self.max_metadata_bytes} do not fit in a response of 4 MB: "
                 "lower it, or max_top_k, max_page_size and max_batch_ids"
             )
+        if self.max_small_message_bytes > self.max_message_bytes:
+            raise ValueError("max_small_message_bytes must not exceed max_message_bytes")
         if self.max_message_bytes > self.max_bytes_in_flight // 4:
             raise ValueError("max_bytes_in_flight must be at least four times max_message_bytes")
+        streams = self.max_bytes_in_flight // 2 // self.max_message_bytes
+        if self.max_bulk_streams > streams:
+            raise ValueError(
+                f"max_bulk_streams={self.max_bulk_streams} may hold more than half of max_bytes_in_flight while they "
+                f"rest: lower it to {streams}, or raise max_bytes_in_flight"
+            )
+        self._check_milvus()
         if self.ivf_nprobe > self.ivf_nlist:
             raise ValueError("ivf_nprobe must not exceed ivf_nlist")
         return self
+
+    def _check_milvus(self) -> None:
+        if not self.milvus_uri:
+            for name in ("milvus_user", "milvus_password", "milvus_token", "milvus_database", "milvus_tls_ca"):
+                value = getattr(self, name)
+                if value.get_secret_value() if isinstance(value, SecretStr) else value:
+                    raise ValueError(f"{name} is for a Milvus server: set milvus_uri too, or leave it out")
+        elif not self.milvus_uri.startswith(_MILVUS_SCHEMES) or not urlsplit(self.milvus_uri).netloc:
+            raise ValueError(
+                "milvus_uri must name a Milvus server, e.g. http://milvus:19530, or be empty for Milvus Lite"
+            )
+        if self.milvus_tls_ca is not None:
+            if not self.milvus_uri.startswith("https://"):
+                raise ValueError("milvus_tls_ca goes with an https:// milvus_uri")
+            if not self.milvus_tls_ca.is_file():
+                raise ValueError(f"milvus_tls_ca: there is no file {self.milvus_tls_ca}")
 
     @property
     def cores(self) -> int:
@@ -265,7 +294,18 @@ def load_settings(arguments: Sequence[str], *, program: str) -> Settings:
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     FromEverywhere.__doc__ = "Settings; each can also be an environment variable: --data-dir is CLIPSEEK_DATA_DIR."
+    _warn_of_unknown_variables()
     return FromEverywhere()
+
+
+def _warn_of_unknown_variables() -> None:
+    """Say which ``CLIPSEEK_…`` variables are no settings: one that is misspelt would do nothing."""
+    known = {f"CLIPSEEK_{name.upper()}" for name in Settings.model_fields} | {"CLIPSEEK_CONFIG", "CLIPSEEK_SERVER"}
+    for name in sorted(os.environ):
+        # Kubernetes makes variables of this kind for a service called clipseek.
+        from_kubernetes = "_PORT" in name or "_SERVICE_" in name
+        if name.startswith("CLIPSEEK_") and name not in known and not from_kubernetes:
+            sys.stderr.write(f"clipseek-server: {name} is no setting and does nothing\n")
 
 
 def _check_toml(file: Path) -> None:
@@ -279,11 +319,14 @@ def _check_toml(file: Path) -> None:
 
 
 def settings_as_toml(settings: Settings) -> str:
-    """The settings as a TOML file, secrets masked."""
+    """The settings as a TOML file. A secret that is set is left out: read back, its mask would be the secret."""
     lines = []
     for name, field in Settings.model_fields.items():
         value = settings.model_dump(mode="json")[name]
         lines.append(f"# {field.description}")
+        if isinstance(getattr(settings, name), SecretStr) and value:
+            lines.append(f"# {name} is set and not shown")
+            continue
         # JSON's strings, numbers, booleans and lists are TOML's too.
         lines.append(f"{name} = {json.dumps(value)}" if value is not None else f"# {name} = not set")
     return "\n".join(lines) + "\n"

@@ -21,7 +21,6 @@ from clipseek_server.telemetry import log
 Result = TypeVar("Result")
 
 _THREADS = 16
-_SCHEMES = ("http://", "https://", "tcp://", "unix:")
 
 _NOT_FOUND = {100, 101}
 """Milvus' codes for a collection that does not exist and for one that is not loaded; opening it again settles both."""
@@ -64,12 +63,10 @@ class Connection:
         """Open Milvus Lite; a server is not asked for yet.
 
         Raises:
-            StartupError: The URI is wrong, or the data folder cannot be opened.
+            StartupError: The data folder cannot be opened.
         """
         if self._lite is not None:
             await self._run(self._catalogue_executor, self._lite.start)
-        elif not self._settings.milvus_uri.startswith(_SCHEMES):
-            raise StartupError("milvus_uri must be a Milvus server's URI, e.g. http://milvus:19530, or empty")
 
     async def call(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
         """Call a method of ``MilvusClient`` that reads, given unbound, or a function like one; returns what it returns.

@@ -14,6 +14,7 @@ from clipseek_server.errors import (
     CollectionNotFound,
     DeadlineExceeded,
     IndexUnavailable,
+    InvalidField,
     StartupError,
 )
 from clipseek_server.index import collection as collection_module
@@ -127,6 +128,15 @@ async def test_a_copy_that_cannot_be_loaded_is_dropped(tmp_path: Path, capsys: p
     assert await again.count(Call(), strong=True) == 2
     assert [hit.record.image_id for hit in await nearest(again, vector(1), 1)] == ["good"]
     await index.close()
+
+
+async def test_metadata_that_grows_too_long_when_it_is_stored(index: MilvusIndex) -> None:
+    collection = await make(index)
+    with pytest.raises(InvalidField, match="65536 are allowed") as refused:
+        await collection.upsert(row("a", text="\x01" * 11_000), Call())
+    assert refused.value.field == "metadata"
+    await collection.upsert(row("a", text="x" * 65_000), Call())
+    assert await listed(collection) == ["a"]
 
 
 async def test_a_filter_is_written_out_once_for_each_search(
@@ -313,11 +323,6 @@ async def test_sweep_takes_what_nothing_names(tmp_path: Path) -> None:
 async def test_one_server_a_folder(index: MilvusIndex, tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="another server uses the data folder"):
         await MilvusIndex.connect(lite_settings(tmp_path))
-
-
-async def test_only_servers_by_uri(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="milvus_uri"):
-        await MilvusIndex.connect(lite_settings(tmp_path, milvus_uri="./demo.db"))
 
 
 async def test_engine(index: MilvusIndex) -> None:

@@ -1,0 +1,81 @@
+"""Settings are checked when they are read, and say in words what is wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from clipseek_server.config import Settings, load_settings, settings_as_toml
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("CLIPSEEK_"):
+            monkeypatch.delenv(name)
+
+
+def load(*arguments: str) -> Settings:
+    return load_settings(arguments, program="test")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:50051", "localhost:1", "unix:/tmp/clipseek.sock"])
+def test_addresses(address):
+    assert load("--listen", address).listen == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:65536", "127.0.0.1:-5", "50051", ":50051", "localhost", ""])
+def test_bad_addresses(address):
+    with pytest.raises(ValidationError, match="HOST:PORT"):
+        load("--listen", address)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--milvus-uri", "./demo.db"], "http://milvus:19530"),
+        (["--milvus-uri", "http://"], "http://milvus:19530"),
+        (["--milvus-user", "root"], "set milvus_uri too"),
+        (["--milvus-password", "secret"], "set milvus_uri too"),
+        (["--milvus-uri", "http://m:1", "--milvus-tls-ca", "ca.pem"], "https://"),
+        (["--milvus-uri", "https://m:1", "--milvus-tls-ca", "/nope.pem"], "no file /nope.pem"),
+        (["--ivf-nlist", "8", "--ivf-nprobe", "9"], "ivf_nprobe"),
+        (["--max-metadata-bytes", "30000"], "4 MB"),
+        (["--max-image-bytes", "40000000"], "max_message_bytes"),
+        (["--max-message-bytes", "200000000", "--max-image-bytes", "1000000"], "max_bytes_in_flight"),
+        (["--bundles", ""], "at least one"),
+    ],
+)
+def test_settings_that_do_not_fit_together(arguments, reason):
+    with pytest.raises(ValidationError, match=reason):
+        load(*arguments)
+
+
+def test_the_first_that_is_given_wins(monkeypatch, tmp_path):
+    file = tmp_path / "clipseek.toml"
+    file.write_text('text_batch = 1\nvision_batch = 1\nbundles = ["a"]\nthreads = 1\n')
+    monkeypatch.setenv("CLIPSEEK_TEXT_BATCH", "2")
+    monkeypatch.setenv("CLIPSEEK_VISION_BATCH", "2")
+    monkeypatch.setenv("CLIPSEEK_BUNDLES", "b,c")
+    monkeypatch.setenv("CLIPSEEK_CONFIG", str(file))
+    settings = load("--text-batch", "3")
+    assert (settings.text_batch, settings.vision_batch, settings.threads) == (3, 2, 1)
+    assert settings.bundles == [Path("b"), Path("c")]
+
+
+def test_what_is_printed_can_be_read_again(tmp_path):
+    settings = load("--milvus-uri", "http://m:1", "--milvus-password", "secret", "--text-batch", "3")
+    text = settings_as_toml(settings)
+    assert "secret" not in text
+    file = tmp_path / "printed.toml"
+    file.write_text(text)
+    again = load("--config", str(file), "--milvus-password", "secret")
+    assert again.model_dump() == settings.model_dump()
+
+
+def test_a_misspelt_variable_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("CLIPSEEK_MAX_TOPK", "4")
+    monkeypatch.setenv("CLIPSEEK_PORT_50051_TCP", "tcp://10.0.0.1:50051")
+    load()
+    assert capsys.readouterr().err == "clipseek-server: CLIPSEEK_MAX_TOPK is no setting and does nothing\n"
