@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="the bundle's folder; a bundle there is replaced"
     )
-    parser.add_argument("--name", help="the bundle's name as clients see it (default: the model's)")
+    parser.add_argument(
+        "--name", help="the bundle's name as clients see it (default: the model's, and '-fp16' or '-int8' after it)"
+    )
     return parser
 
 

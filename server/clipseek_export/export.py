@@ -54,13 +54,13 @@ def export(
         model: What to export.
         output: The bundle's folder; a bundle that is there is replaced.
         precision: Of the graphs' weights.
-        name: The bundle's name, instead of the model's.
+        name: The bundle's name; without one it is the model's, with the precision as a suffix unless that is fp32.
         announce: Called at the beginning of each step.
 
     Raises:
         ExportError: The graphs do not agree with the source model, or the place is taken. Nothing is left behind.
     """
-    name = _checked_name(name or model.name)
+    name = _checked_name(name or (model.name if precision == "fp32" else f"{model.name}-{precision}"))
     with whole_folder(output) as folder:
         announce("exporting the vision tower")
         prefix = "" if precision == "fp32" else _FP32_PREFIX

@@ -18,7 +18,7 @@ class SourceModel:
     """A model ready for export. Both towers are in eval mode and on the CPU, with fp32 weights.
 
     Attributes:
-        name: The bundle's name, e.g. ``clip-vit-base-patch32``; ``--name`` replaces it.
+        name: The bundle's name, e.g. ``clip-vit-base-patch32``; other precisions get a suffix, ``--name`` replaces it.
         description: What the model is good for, one or two sentences.
         family: The module that loaded it: ``clip`` or ``starter``.
         source: Where the weights came from.

@@ -161,6 +161,8 @@ def load() -> SourceModel:
             "look_dimensions": LOOK_DIMENSIONS,
             "look_share": LOOK_SHARE,
             "classes": len(classes),
+            # Where a long text ends; no weight says so.
+            "context_length": length,
             "class_texts_sha256": _digest(classes),
             "layer_norm_eps": bert.config.layer_norm_eps,
             "hidden_act": bert.config.hidden_act,

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from clipseek_server.errors import StartupError
 
@@ -58,7 +58,10 @@ class PictureRule(_Part):
 
 
 class Space(_Part):
-    """What makes two embeddings comparable. Its digest is the ``space_id``."""
+    """What makes two embeddings comparable. Its digest is the ``space_id``.
+
+    A field that comes later must not stand in the JSON of models that do not need it, or all of them get another id.
+    """
 
     family: str = Field(description="clip, starter, …")
     weights_sha256: str = Field(description="Over the sorted source tensors: name, shape, fp32 bytes.")
@@ -70,9 +73,8 @@ class Space(_Part):
 
     @property
     def space_id(self) -> str:
-        """Lower-case hex SHA-256 of the canonical JSON (sorted keys, no spaces)."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """The digest of this space as it is written into a new bundle."""
+        return space_digest(self.model_dump(mode="json"))
 
 
 class TextSpec(_Part):
@@ -137,7 +139,7 @@ class Manifest(_Part):
     source: Source
     versions: dict[str, str] = Field(description="Packages that made the bundle.")
     files: dict[str, str] = Field(description="SHA-256 of each file beside this one.")
-    golden: tuple[Golden, ...]
+    golden: tuple[Golden, ...] = Field(min_length=1)
 
     @property
     def fp32_agreement(self) -> float:
@@ -155,6 +157,12 @@ def golden_pixels(seed: int, spec: PixelSpec) -> npt.NDArray[np.uint8]:
     return np.stack(channels).astype(np.uint8)
 
 
+def space_digest(space: JsonValue) -> str:
+    """Lower-case hex SHA-256 of the canonical JSON (sorted keys, no spaces)."""
+    canonical = json.dumps(space, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate ``bundle.json``; the files' checksums are ``verify_files``'s job.
 
@@ -163,14 +171,16 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        manifest = Manifest.model_validate_json(content)
     except FileNotFoundError:
         raise StartupError(
             f"{folder} holds no model bundle ({MANIFEST_FILE} is missing); make one with scripts/export_onnx.py"
         ) from None
     except (OSError, ValidationError) as error:
         raise StartupError(f"{path} cannot be read: {error}") from error
-    if manifest.space.space_id != manifest.space_id:
+    # Of what stands there, and not of what is made of it: defaults must not count for bundles that are older than them.
+    if space_digest(json.loads(content)["space"]) != manifest.space_id:
         raise StartupError(f"{path} is damaged: its space_id does not belong to its space; export it again")
     return manifest
 

@@ -13,7 +13,15 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clipseek_server.config import Settings
-from clipseek_server.encoding.bundle import MANIFEST_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE, read_manifest
+from clipseek_server.encoding.bundle import (
+    MANIFEST_FILE,
+    TEXT_FILE,
+    TOKENIZER_FILE,
+    VISION_FILE,
+    PictureRule,
+    read_manifest,
+    space_digest,
+)
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.model import LoadedModel
 from clipseek_server.errors import DeadlineExceeded, InvalidImage, NotServing, StartupError
@@ -212,6 +220,23 @@ def test_a_changed_space(copy, pool):
 
     edit_manifest(copy, enlarge)
     with pytest.raises(StartupError, match="its space_id does not belong to its space"):
+        load(copy, pool)
+
+
+def test_a_space_that_is_older_than_a_field_with_a_default(copy, pool):
+    def grow_older(content):
+        del content["space"]["picture"]
+        content["space_id"] = space_digest(content["space"])
+
+    edit_manifest(copy, grow_older)
+    manifest = load(copy, pool).manifest
+    assert manifest.space.picture == PictureRule()
+    assert manifest.space_id != manifest.space.space_id
+
+
+def test_no_golden_pair(copy, pool):
+    edit_manifest(copy, lambda content: content["golden"].clear())
+    with pytest.raises(StartupError, match="golden"):
         load(copy, pool)
 
 

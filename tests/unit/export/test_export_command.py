@@ -27,6 +27,12 @@ def test_a_folder_becomes_a_bundle(clips: SmallClips, tmp_path: Path) -> None:
     assert all(line.endswith(" ...") for line in done.stderr.splitlines()), done.stderr
 
 
+def test_precisions_have_names_of_their_own(clips: SmallClips) -> None:
+    names = {precision: read_manifest(clips.bundle(precision=precision)).name for precision in ("fp32", "fp16", "int8")}
+    model = clips.checkpoint().name
+    assert names == {"fp32": model, "fp16": f"{model}-fp16", "int8": f"{model}-int8"}
+
+
 def test_a_hub_out_of_reach_has_its_own_status(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--output", str(tmp_path / "out")],

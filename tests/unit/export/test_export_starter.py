@@ -165,6 +165,7 @@ def test_bundle_says_what_it_is(starter_bundle: Path, manifest: Manifest) -> Non
     assert manifest.name == "starter"
     assert "not CLIP" in manifest.description
     assert manifest.dimension == 512
+    assert manifest.space.constants["context_length"] == manifest.text.context_length
     assert manifest.source.license
     assert manifest.versions.keys() >= parts.versions().keys()
     shape = GraphSession(starter_bundle / VISION_FILE, CPU, threads=0).run(pixels=noise(1)).shape
