@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich import box
 from rich.console import Console
@@ -24,7 +25,7 @@ from rich.table import Table
 from clipseek import Client, InsertItem, SearchResult
 from clipseek.gallery import Section, gallery_html
 from clipseek.pictures import sniff
-from local_server import serving
+from local_server import check_address, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_MODEL = "openai/clip-vit-base-patch32"
@@ -78,9 +79,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="where to keep what is imported")
     parser.add_argument("--stay", action="store_true", help="stay serving until Ctrl-C")
     arguments = parser.parse_args()
-    # `kill` ends this program as Ctrl-C does: with the server stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_in_order()
 
+    check_address(arguments.listen)
     folder = arguments.pictures.expanduser() if arguments.pictures else photographs()
     pictures = find_pictures(folder)
     get_model(arguments.bundle)
@@ -107,6 +108,21 @@ def main() -> None:
             raise SystemExit(1)
 
 
+def end_in_order() -> None:
+    """Let ``kill`` and a closing terminal end this program as Ctrl-C does: with the server stopped."""
+    # Under nohup it is ignored, and stays so.
+    signals = [signal.SIGTERM] + [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)
+
+    def end(number: int, _: FrameType | None) -> None:
+        # A closing terminal may send it twice, and the second must not cut the stopping short.
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for each in signals:
+        signal.signal(each, end)
+
+
 def photographs() -> Path:
     """The photographs that scikit-image's wheel brings, without importing it."""
     package = importlib.util.find_spec("skimage")
@@ -117,6 +133,8 @@ def photographs() -> Path:
 
 def find_pictures(folder: Path) -> list[Path]:
     """All files below a folder that begin like a picture."""
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: " + ("not a folder." if folder.exists() else "no such folder."))
     pictures = []
     for path in sorted(folder.rglob("*")):
         if path.is_file():

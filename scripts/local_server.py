@@ -1,10 +1,14 @@
 """A clipseek server as a child process, for scripts."""
 
+import ctypes
+import errno
+import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 START_TIMEOUT = 120
 # Longer than the server takes to drain.
 STOP_TIMEOUT = 45
+# From <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -27,9 +33,9 @@ def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen
         bundle: The model bundle to serve.
 
     Raises:
-        SystemExit: The address is taken, or the server ended before it was serving; the message says what to do.
+        SystemExit: The address is of no use, or the server ended before it was serving; the message says what to do.
     """
-    _refuse_taken(listen)
+    check_address(listen)
     data.mkdir(parents=True, exist_ok=True)
     log = data / "server.log"
     program = str(Path(sys.executable).with_name("clipseek-server"))
@@ -37,7 +43,9 @@ def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen
     command += ["--log-format", "console"]
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches only this program, which then asks the server to drain.
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent()
+        )
     try:
         if not _becomes_serving(server, listen):
             lines = log.read_text(errors="replace").splitlines()[-15:]
@@ -51,16 +59,37 @@ def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen
             server.kill()
 
 
-def _refuse_taken(listen: str) -> None:
-    host, _, port = listen.rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            raise SystemExit(
-                f"{listen}: {error.strerror}. Stop what runs there, or choose another: make run LISTEN=127.0.0.1:50052"
-            ) from error
+def check_address(listen: str) -> None:
+    """See whether a server can listen there.
+
+    Raises:
+        SystemExit: It is no HOST:PORT, or it is taken, or not of this machine; the message says what to do.
+    """
+    other = "another: make run LISTEN=127.0.0.1:50052"
+    parts = re.fullmatch(r"(?P<host>.+):(?P<port>[0-9]{1,5})", listen)
+    if parts is None or not 0 < int(parts["port"]) < 2**16:
+        raise SystemExit(f"{listen}: not HOST:PORT with a port from 1 to 65535. Choose {other}")
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(
+            parts["host"].strip("[]"), int(parts["port"]), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        advice = "Stop what runs there, or choose" if error.errno == errno.EADDRINUSE else "Choose"
+        raise SystemExit(f"{listen}: {error.strerror}. {advice} {other}") from error
+    except UnicodeError as error:
+        raise SystemExit(f"{listen}: no such host. Choose {other}") from error
+
+
+def _die_with_parent() -> Callable[[], object] | None:
+    """What the child does before it becomes the server, so that it is asked to end however this program ends."""
+    if sys.platform != "linux":
+        return None
+    # Loaded here: between fork and exec as little as possible may happen.
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _becomes_serving(server: "subprocess.Popen[bytes]", listen: str) -> bool:

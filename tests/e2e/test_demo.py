@@ -62,17 +62,68 @@ def test_a_wrong_answer_is_named_and_fails(bundle, listen, tmp_path) -> None:
     assert "like chelsea.png" not in complaint
 
 
-def test_run_stays_serving_until_interrupted(bundle, listen, pictures, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        (signal.SIGINT, 0),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        pytest.param(signal.SIGHUP, 128 + signal.SIGHUP, id="its terminal closes"),
+    ],
+)
+def test_run_stays_serving_until_ended(bundle, listen, pictures, tmp_path, ending, status) -> None:
     options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures, "--stay")
     with subprocess.Popen(command(*options), stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         assert any("until Ctrl-C" in line for line in demo.stdout)
         host, port = listen.split(":")
         socket.create_connection((host, int(port))).close()
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait() == 0
+        demo.send_signal(ending)
+        assert demo.wait() == status
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is gone")
+def test_a_killed_run_takes_its_server_along(bundle, listen, pictures, tmp_path) -> None:
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures, "--stay")
+    with subprocess.Popen(command(*options), stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert any("until Ctrl-C" in line for line in demo.stdout)
+        host, port = listen.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            demo.kill()
+            # The server closes its connections when it ends.
+            while connection.recv(1024):
+                pass
+
+
+@pytest.mark.parametrize("nonsense", ["nonsense", "127.0.0.1:http", "127.0.0.1:65536"])
+def test_an_address_that_is_none_is_said(nonsense, tmp_path) -> None:
+    result = subprocess.run(command("--bundle", tmp_path, "--listen", nonsense), capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"{nonsense}: not HOST:PORT with a port from 1 to 65535. Choose another: make run LISTEN=127.0.0.1:50052\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_an_address_that_is_not_here_is_said(host, tmp_path) -> None:
+    result = subprocess.run(command("--bundle", tmp_path, "--listen", f"{host}:50051"), capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{host}:50051: ")
+    assert result.stderr.endswith(". Choose another: make run LISTEN=127.0.0.1:50052\n")
+
+
+def test_a_folder_that_is_not_there_is_said(listen, tmp_path) -> None:
+    (tmp_path / "file.jpg").touch()
+    (tmp_path / "empty").mkdir()
+    for name, problem in {"nothing": "no such folder.", "file.jpg": "not a folder."}.items():
+        options = ("--bundle", tmp_path, "--listen", listen, "--pictures", tmp_path / name)
+        result = subprocess.run(command(*options), capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (1, f"{tmp_path / name}: {problem}\n")
+    options = ("--bundle", tmp_path, "--listen", listen, "--pictures", tmp_path / "empty")
+    result = subprocess.run(command(*options), capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, f"No pictures in {tmp_path / 'empty'}.\n")
 
 
 def test_an_address_in_use_is_said(bundle, tmp_path) -> None:
