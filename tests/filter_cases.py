@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from clipseek_server.index.filters.parser import MAX_COMPARISONS, MAX_DEPTH
 from clipseek_server.index.records import Record
 
 SECOND = 1_000_000
@@ -206,9 +207,9 @@ CASES: list[tuple[str, set[str] | frozenset[str]]] = [
     ("NOT (metadata.a > 0 OR width == 640)", {"wide", "old"}),
     ('not (exists metadata.a and not metadata.a < 2) and media_type == "image/png"', {"png"}),
     ("  metadata.a==1\r\n\tor\tmetadata.a==3  ", {"one", "three"}),
-    ("(" * 32 + "metadata.a == 1" + ")" * 32, {"one"}),
-    ("not " * 32 + "metadata.a == 1", {"one"}),
-    ("(width == 1 or width == 640 and " * 32 + "metadata.a == 1" + ")" * 32, {"one", "old"}),
+    ("(" * 16 + "metadata.a == 1" + ")" * 16, {"one"}),
+    ("not " * 16 + "metadata.a == 1", {"one"}),
+    ("(width == 1 or width == 640 and " * 16 + "metadata.a == 1" + ")" * 16, {"one", "old"}),
     (" or ".join(["metadata.a == 1"] * 200), {"one"}),
     (f"metadata.a in [{', '.join(map(str, range(256)))}]", {"zero", "one", "three"}),
     # Attempts to break out: each is a string like any other.
@@ -306,10 +307,21 @@ REFUSED: list[tuple[str, str]] = [
     ('create_time like "2025%"', "character 13"),
     ("a" * 4097, "4097 characters"),
     ("(" * 4096, "at its end"),
-    ("(" * 33 + "width == 1" + ")" * 33, "more than 32 levels"),
-    ("(" * 2000 + "width == 1" + ")" * 2000, "more than 32 levels"),
-    ("not " * 33 + "width == 1", "more than 32 levels"),
-    ("not " * 1000 + "width == 1", "more than 32 levels"),
+    ("(" * 17 + "width == 1" + ")" * 17, "more than 16 levels"),
+    ("(" * 2000 + "width == 1" + ")" * 2000, "more than 16 levels"),
+    ("not " * 17 + "width == 1", "more than 16 levels"),
+    ("not " * 1000 + "width == 1", "more than 16 levels"),
     (f"metadata.a in [{', '.join(map(str, range(257)))}]", "more than 256 comparisons"),
     (" or ".join(["width==1"] * 257), "more than 256 comparisons"),
+]
+
+# As large as the parser lets through; "small" of the tests that use them has metadata.n = 1.
+_HIGH = f"({' and '.join(['exists metadata.n'] * 155)})"
+for _ in range(MAX_DEPTH - 1):
+    _HIGH = f"(width == 1 or width != 2 and {_HIGH})"
+LARGEST = [
+    _HIGH,
+    "not " * MAX_DEPTH + "metadata.n == 1",
+    f"metadata.n in [{', '.join(map(str, range(MAX_COMPARISONS)))}]",
+    " or ".join(["width==1"] * (MAX_COMPARISONS - 1) + ["metadata.n==1"]),
 ]

@@ -1,5 +1,6 @@
 """The filter language, in memory."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 import filter_cases
 from clipseek_server.errors import InvalidFilter
 from clipseek_server.index.filters import Filter, fingerprint, matches, parse_filter, predicate, to_milvus, to_text
+from clipseek_server.index.filters.milvus import MAX_HEIGHT
 from clipseek_server.index.filters.tree import (
     And,
     Comparison,
@@ -40,6 +42,16 @@ def test_refused_with_place_and_reason(text: str, reason: str) -> None:
     assert caught.value.field == "options.filter"
     # It travels in an error's details: short, and encodable.
     assert len(caught.value.message.encode()) < 400
+
+
+@pytest.mark.parametrize("text", filter_cases.LARGEST, ids=lambda text: text[:20])
+def test_the_largest_filters_are_not_too_high_for_a_server(text: str) -> None:
+    condition = parse_filter(text)
+    assert condition is not None
+    assert matches(condition, filter_cases.record("small", {"n": 1}))
+    depth = list(itertools.accumulate((each == "(") - (each == ")") for each in to_milvus(condition)))
+    # What is joined, or negated, stands in parentheses; within them a term and an exists.
+    assert max(depth) + 2 <= MAX_HEIGHT
 
 
 @pytest.mark.parametrize("text", ["", " ", "\r\n\t "])

@@ -7,6 +7,9 @@ a term with ``exists`` settles both. ``exists`` stands in parentheses, because a
 its operand.
 """
 
+from heapq import heappop, heappush
+from typing import NamedTuple
+
 from clipseek_server.index.filters.tree import (
     And,
     Column,
@@ -26,41 +29,53 @@ from clipseek_server.index.filters.tree import (
 )
 from clipseek_server.index.metadata import Kind, kind_of, stored_key
 
+MAX_HEIGHT = 49
+"""A server's searches take trees of so many levels. What the parser lets through is lower (tried by the tests)."""
+
 _LAST_CHARACTER = "\U0010ffff"
+
+
+class _Term(NamedTuple):
+    """A part of an expression: what it is written as, in parentheses where they matter, and how high its tree is."""
+
+    text: str
+    height: int = 1
 
 
 def to_milvus(condition: Filter) -> str:
     """The expression that holds for the same rows on every engine; ``and`` may join it to others as it is."""
-    return _write(condition, negated=False)
+    return _write(condition, negated=False).text
 
 
-def _write(condition: Filter, *, negated: bool) -> str:
+def _write(condition: Filter, *, negated: bool) -> _Term:
     """``negated`` says whether an odd number of ``not`` stands around it: there, unknown must become false."""
     match condition:
         case Comparison(field, operator, value):
-            term = f"{_name(field, kind_of(value))} {operator.value} {_literal(value)}"
+            term = _Term(f"{_name(field, kind_of(value))} {operator.value} {_literal(value)}")
             return _guarded(field, kind_of(value), term, needed=negated or operator is Operator.NE)
         case OneOf(field, values):
             return _one_of(field, values, negated=negated)
         case Prefix(field, prefix):
             # Not `like`: in Lite's, % and _ have no escape. Strings are ordered by code points on all engines.
             name, end = _name(field, Kind.STRING), _after(prefix)
-            begin = f"{name} >= {quoted(prefix)}"
-            term = begin if end is None else f"({begin} and {name} < {quoted(end)})"
-            return _guarded(field, Kind.STRING, term, needed=negated)
+            bounds = [_Term(f"{name} >= {quoted(prefix)}")]
+            if end is not None:
+                bounds.append(_Term(f"{name} < {quoted(end)}"))
+            return _guarded(field, Kind.STRING, _joined("and", bounds), needed=negated)
         case Exists(path):
-            return _any_of([_exists(path, kind) for kind in Kind if kind is not Kind.NULL])
+            return _joined("or", [_exists(path, kind) for kind in Kind if kind is not Kind.NULL])
         case Not(operand):
-            return f"not ({_write(operand, negated=not negated)})"
+            term = _write(operand, negated=not negated)
+            return _Term(f"not ({term.text})", term.height + 1)
         case And(operands):
-            return f"({' and '.join(_write(operand, negated=negated) for operand in operands)})"
+            return _joined("and", [_write(operand, negated=negated) for operand in operands])
         case Or(operands):
-            return _any_of([_write(operand, negated=negated) for operand in operands])
+            return _joined("or", [_write(operand, negated=negated) for operand in operands])
 
 
-def _one_of(field: Field, values: tuple[Value, ...], *, negated: bool) -> str:
+def _one_of(field: Field, values: tuple[Value, ...], *, negated: bool) -> _Term:
     if isinstance(field, Column):
-        return f"{field.name} in [{', '.join(_literal(value) for value in values)}]"
+        return _Term(f"{field.name} in [{', '.join(_literal(value) for value in values)}]")
     # Lite has no `in` for JSON, and a server's takes one type.
     by_kind: dict[Kind, list[Value]] = {}
     for value in values:
@@ -68,23 +83,29 @@ def _one_of(field: Field, values: tuple[Value, ...], *, negated: bool) -> str:
     terms = []
     for kind, members in by_kind.items():
         name = _name(field, kind)
-        term = _any_of([f"{name} == {_literal(value)}" for value in members])
+        term = _joined("or", [_Term(f"{name} == {_literal(value)}") for value in members])
         terms.append(_guarded(field, kind, term, needed=negated))
-    return _any_of(terms)
+    return _joined("or", terms)
 
 
-def _guarded(field: Field, kind: Kind, term: str, *, needed: bool) -> str:
+def _guarded(field: Field, kind: Kind, term: _Term, *, needed: bool) -> _Term:
     if not needed or isinstance(field, Column):
         return term
-    return f"({_exists(field, kind)} and {term})"
+    return _joined("and", [_exists(field, kind), term])
 
 
-def _exists(path: MetadataPath, kind: Kind) -> str:
-    return f"(exists {_name(path, kind)})"
+def _exists(path: MetadataPath, kind: Kind) -> _Term:
+    return _Term(f"(exists {_name(path, kind)})")
 
 
-def _any_of(terms: list[str]) -> str:
-    return terms[0] if len(terms) == 1 else f"({' or '.join(terms)})"
+def _joined(word: str, terms: list[_Term]) -> _Term:
+    """Joined two by two, the lowest first: ``a or b or …`` would be as high a tree as it has parts."""
+    heap = [(term.height, number, term.text) for number, term in enumerate(terms)]
+    while len(heap) > 1:
+        _, number, left = heappop(heap)
+        height, _, right = heappop(heap)
+        heappush(heap, (height + 1, number, f"({left} {word} {right})"))
+    return _Term(heap[0][2], heap[0][0])
 
 
 def _name(field: Field, kind: Kind) -> str:

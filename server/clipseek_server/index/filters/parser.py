@@ -29,7 +29,7 @@ from clipseek_server.index.filters.tree import (
 )
 
 MAX_CHARACTERS = 4096
-MAX_DEPTH = 32
+MAX_DEPTH = 16
 """Parentheses and ``not`` around each other."""
 MAX_COMPARISONS = 256
 """Each value of an ``in`` counts."""
