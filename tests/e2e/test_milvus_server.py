@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from annotated_types import Le
 
 import filter_cases
 import milvus_proxy
@@ -18,10 +19,17 @@ import milvus_server
 from clipseek_server.config import Settings
 from clipseek_server.errors import CollectionGone, CollectionNotFound, EffortNotServed, IndexUnavailable
 from clipseek_server.index.filters import parse_filter
+from clipseek_server.index.metadata import MAX_STORED_BYTES, stored_bytes
 from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.index.records import Effort, Row
 from clipseek_server.telemetry import Call
 from index_rows import DIMENSION, listed, make, nearest, row, vector
+
+LARGEST = {
+    name: next(bound.le for bound in Settings.model_fields[name].metadata if isinstance(bound, Le))
+    for name in ("max_batch_ids", "max_offset_plus_top_k", "max_search_terms")
+}
+"""The most that settings can be set to."""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +132,27 @@ async def test_index_types(server: int, tmp_path: Path, index_type: str, exact: 
     # An index is what it was made as, whatever the settings say now.
     async with _connected(tmp_path, index_type="HNSW") as later:
         assert (await later.open(collection.info.name)).info.index == index_type
+
+
+async def test_the_largest_requests(index: MilvusIndex) -> None:
+    collection = await make(index, "largest")
+    # {"s:text":"…"}
+    text = "\x01" * ((MAX_STORED_BYTES - 13) // 6)
+    written = [row("large", 1, text=text + "x" * (MAX_STORED_BYTES - 13 - 6 * len(text))), row("small", 2, n=1)]
+    assert stored_bytes(written[0].record.metadata) == MAX_STORED_BYTES
+    await asyncio.gather(*(collection.upsert(each, Call()) for each in written))
+    ids = [f"{number:0128}" for number in range(LARGEST["max_batch_ids"] - 1)]
+    assert await collection.get([*ids, "large"], Call()) == {"large": written[0].record}
+    limit = LARGEST["max_offset_plus_top_k"] + LARGEST["max_search_terms"]
+    for effort in (Effort.DEFAULT, Effort.THOROUGH):
+        assert len(await nearest(collection, vector(1), limit, effort=effort)) == 2
+    for text in filter_cases.LARGEST:
+        condition = parse_filter(text)
+        assert "small" in await listed(collection, condition)
+        hits = await nearest(collection, vector(2), condition=condition)
+        assert hits[0].record.image_id == "small"
+    await collection.delete([*ids, "large"], Call())
+    assert await listed(collection) == ["small"]
 
 
 async def test_two_servers_race_for_a_name(server: int, tmp_path: Path) -> None:

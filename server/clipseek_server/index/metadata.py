@@ -6,9 +6,13 @@ neither true nor false), and none can ask for a type. With the type in the key a
 its own type, so one expression means the same everywhere. Lists, and what is in them, are kept as they are.
 """
 
+import json
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
+
+MAX_STORED_BYTES = 65_536
+"""What a Milvus server takes for one JSON value, unless it is configured otherwise."""
 
 
 class Kind(Enum):
@@ -55,3 +59,8 @@ def encode(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def decode(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that ``encode`` was given."""
     return {key[2:]: decode(value) if key[0] == Kind.OBJECT.value else value for key, value in stored.items()}
+
+
+def stored_bytes(metadata: Mapping[str, Any]) -> int:
+    """Length of the JSON that is stored. A control character takes six bytes of it, and each key two more."""
+    return len(json.dumps(encode(metadata), ensure_ascii=False, separators=(",", ":")).encode())

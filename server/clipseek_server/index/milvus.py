@@ -37,7 +37,7 @@ class MilvusIndex:
         """Open Milvus Lite, or prepare for a server, which may be away: it is looked for with each call.
 
         Raises:
-            StartupError: The URI is wrong, or the data folder is in use.
+            StartupError: The data folder is in use, or cannot be written.
         """
         index = cls(settings)
         await index._connection.start()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
-from clipseek_server.index.metadata import decode, encode
+from clipseek_server.errors import InvalidField
+from clipseek_server.index.metadata import MAX_STORED_BYTES, decode, encode, stored_bytes
 from clipseek_server.index.records import Record, Row
 
 SCHEMA_VERSION = 1
@@ -49,8 +50,19 @@ def collection_schema(dimension: int) -> Any:
 
 
 def stored(row: Row) -> Row:
-    """The row as Milvus gives it back: whole numbers in metadata are integers."""
-    return Row(replace(row.record, metadata=_with_integers(row.record.metadata)), row.vector)
+    """The row as Milvus gives it back: whole numbers in metadata are integers.
+
+    Raises:
+        InvalidField: The metadata is longer than Milvus takes.
+    """
+    metadata = _with_integers(row.record.metadata)
+    size = stored_bytes(metadata)
+    if size > MAX_STORED_BYTES:
+        raise InvalidField(
+            f"the metadata takes {size} bytes as it is stored, as JSON, but {MAX_STORED_BYTES} are allowed",
+            field="metadata",
+        )
+    return Row(replace(row.record, metadata=metadata), row.vector)
 
 
 def to_entity(row: Row) -> dict[str, object]:
