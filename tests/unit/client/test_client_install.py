@@ -40,4 +40,4 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     command = subprocess.run([venv / "bin/clipseek", "info"], cwd=tmp_path, capture_output=True, text=True)
     assert command.returncode == 2
-    assert "pip install 'clipseek[cli]'" in command.stderr
+    assert "pip install '.[cli]'" in command.stderr

