@@ -20,6 +20,7 @@ from clipseek_server.catalog.sweeper import Sweeper
 from clipseek_server.config import Settings
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.model import LoadedModel
+from clipseek_server.encoding.pictures import MAX_SIDE, SUPPORTED_MEDIA_TYPES
 from clipseek_server.errors import StartupError
 from clipseek_server.images.folder import FolderStore
 from clipseek_server.images.thumbnails import make_thumbnail
@@ -28,12 +29,14 @@ from clipseek_server.rpc.admin_service import AdminService
 from clipseek_server.rpc.admission import ByteBudget, StreamLimit
 from clipseek_server.rpc.bulk_insert import BulkInserts
 from clipseek_server.rpc.collection_service import CollectionService
-from clipseek_server.rpc.edge import Edge, EdgeLimits
+from clipseek_server.rpc.edge import Edge
 from clipseek_server.rpc.embedding_service import EmbeddingService
 from clipseek_server.rpc.health import Health
 from clipseek_server.rpc.info_service import InfoService
+from clipseek_server.rpc.messages import Allowance
 from clipseek_server.rpc.search_service import SearchService
 from clipseek_server.rpc.server import make_server
+from clipseek_server.rpc.wire import most_fields
 from clipseek_server.telemetry import log
 
 HEALTH_INTERVAL = 2.0
@@ -44,6 +47,9 @@ BUDGET_LINE = 1024
 
 BUDGET_PATIENCE = 1.0
 """Seconds that they wait; longer, and another server had better be asked."""
+
+SMALL_MESSAGE_TIMEOUT = 10.0
+"""Seconds at most that a client may take to send a message without pictures."""
 
 NEEDS_INDEX = ("", "SearchService", "CollectionService", "AdminService")
 """Health entries that need Milvus; the others serve as soon as the models are loaded."""
@@ -93,12 +99,8 @@ class Server:
 
         # Bytes younger than the grace time are left alone, so no write may live that long.
         max_call_seconds = settings.sweep_grace / 2
-        edge = Edge(
-            EdgeLimits(settings.max_message_bytes, settings.message_timeout, max_call_seconds),
-            pictures=_budget(settings.max_bytes_in_flight),
-            others=_budget(settings.max_bytes_in_flight // 4),
-        )
-        streams = StreamLimit(settings.max_bulk_streams)
+        edge = _edge(settings, max_call_seconds)
+        streams = StreamLimit(settings.max_bulk_streams, "bulk streams")
         bulk_inserts = BulkInserts(inserts, settings, streams, max_call_seconds)
         search = SearchService(
             inserts,
@@ -107,6 +109,15 @@ class Server:
             settings,
             strong_by_default=index.default_consistency == "strong",
         )
+        info = InfoService(
+            version("clipseek"),
+            models,
+            index,
+            settings,
+            media_types=SUPPORTED_MEDIA_TYPES,
+            max_image_side=MAX_SIDE,
+            max_call_seconds=max_call_seconds,
+        )
         server, health = make_server(
             edge,
             [
@@ -114,7 +125,7 @@ class Server:
                 ("EmbeddingService", (EmbeddingService(models, settings),)),
                 ("CollectionService", (CollectionService(collections, rebuilds),)),
                 ("AdminService", (AdminService(rebuilds, Checks(index, store)),)),
-                ("InfoService", (InfoService(version("clipseek"), models, index, settings),)),
+                ("InfoService", (info,)),
             ],
             max_message_bytes=settings.max_message_bytes,
         )
@@ -132,12 +143,20 @@ class Server:
 
     async def _load_models(self, stack: AsyncExitStack, decode_pool: DecodePool) -> Sequence[LoadedModel]:
         models = []
+        folders: dict[str, Path] = {}
         for folder in self.settings.bundles:
             log.info("loading model", bundle=str(folder))
             model = await asyncio.to_thread(
                 LoadedModel.load, folder, self.settings, decode_pool, thumbnail=make_thumbnail
             )
             stack.push_async_callback(model.close)
+            name = model.manifest.name
+            if name in folders:
+                raise StartupError(
+                    f"the bundles {folders[name]} and {folder} are both named {name!r}, but clients tell models by "
+                    "their names; export one of them again with another --name"
+                )
+            folders[name] = folder
             models.append(model)
         return models
 
@@ -177,6 +196,23 @@ class _IndexWatch:
             self._answers = answers
             for service in NEEDS_INDEX:
                 self._health.set(service, serving=answers)
+
+
+def _edge(settings: Settings, max_call_seconds: float) -> Edge:
+    fields = most_fields(settings)
+    large = settings.max_message_bytes
+    with_pictures = _budget(settings.max_bytes_in_flight)
+    return Edge(
+        pictures=Allowance(with_pictures, large, fields, settings.message_timeout),
+        streams=Allowance(with_pictures, large, fields, settings.bulk_idle_timeout),
+        others=Allowance(
+            _budget(settings.max_bytes_in_flight // 4),
+            settings.max_small_message_bytes,
+            fields,
+            min(settings.message_timeout, SMALL_MESSAGE_TIMEOUT),
+        ),
+        max_call_seconds=max_call_seconds,
+    )
 
 
 def _budget(total: int) -> ByteBudget:

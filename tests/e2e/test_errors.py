@@ -677,6 +677,7 @@ def test_too_many_bytes_in_flight(bundle, tmp_path):
         max_message_bytes=8 * 2**20,
         max_image_bytes=8 * 2**20,
         max_bytes_in_flight=32 * 2**20,
+        max_bulk_streams=2,
     )
     with OpenServer(settings) as running, grpc.insecure_channel(running.address) as channel:
         go_on = threading.Event()

@@ -1,9 +1,10 @@
 """Reading, changing and deleting what is stored."""
 
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from google.protobuf.struct_pb2 import Struct
 
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import uninterrupted
@@ -82,7 +83,7 @@ class Images:
                 if row is None:
                     raise _not_found(collection, image_id)
                 metadata = change.applied_to(row.record.metadata)
-                check_metadata_size(metadata, self._max_metadata_bytes)
+                check_metadata_size(_struct(metadata), self._max_metadata_bytes)
                 record = row.record
                 if metadata != record.metadata:
                     record = record.with_metadata(metadata, update_time=now_micros())
@@ -144,11 +145,17 @@ class Images:
         return image, self._store.chunks(image.record.blob_key, CHUNK_BYTES)
 
 
-def check_metadata_size(metadata: Mapping[str, Any], limit: int) -> None:
-    """Raise ``InvalidField`` when the metadata is longer than ``limit`` bytes as JSON."""
-    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+def check_metadata_size(metadata: Struct, limit: int) -> None:
+    """Raise ``InvalidField`` when the metadata is longer than ``limit`` bytes on the wire: so answers hold it."""
+    size = metadata.ByteSize()
     if size > limit:
-        raise InvalidField(f"the metadata has {size} bytes as JSON, but {limit} are allowed", field="metadata")
+        raise InvalidField(f"the metadata has {size} bytes on the wire, but {limit} are allowed", field="metadata")
+
+
+def _struct(metadata: Mapping[str, Any]) -> Struct:
+    message = Struct()
+    message.update(metadata)
+    return message
 
 
 def _not_found(collection: str, image_id: str) -> ImageNotFound:

@@ -111,10 +111,16 @@ class ByteBudget:
 
 
 class StreamLimit:
-    """How many streams may be open."""
+    """How many of something may be open.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: So many.
+        name: What they are, for messages.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
         self._limit = limit
+        self._name = name
         self._open = 0
 
     @contextmanager
@@ -125,7 +131,7 @@ class StreamLimit:
             Overloaded: There are enough.
         """
         if self._open >= self._limit:
-            raise Overloaded(f"{self._limit} bulk streams are open already; retry later")
+            raise Overloaded(f"{self._limit} {self._name} are open already; retry later")
         self._open += 1
         try:
             yield

@@ -17,8 +17,8 @@ from clipseek_server.errors import InvalidField, MalformedMessage
 from clipseek_server.rpc import convert
 from clipseek_server.rpc import validation as check
 from clipseek_server.rpc.admission import Lease, StreamLimit
-from clipseek_server.rpc.edge import MessageStream
 from clipseek_server.rpc.errors import item_error
+from clipseek_server.rpc.messages import Messages
 from clipseek_server.telemetry import Call
 
 
@@ -40,7 +40,7 @@ class BulkInserts:
         self._max_item_seconds = max_item_seconds
 
     async def bulk_insert(
-        self, requests: MessageStream[pb.BulkInsertRequest], call: Call
+        self, requests: Messages[pb.BulkInsertRequest], call: Call
     ) -> AsyncGenerator[pb.BulkInsertResponse, None]:
         """BulkInsert."""
         with self._streams.open():
@@ -57,7 +57,7 @@ class _Stream:
         self,
         inserts: Inserts,
         settings: Settings,
-        requests: MessageStream[pb.BulkInsertRequest],
+        requests: Messages[pb.BulkInsertRequest],
         call: Call,
         max_item_seconds: float,
     ) -> None:
@@ -93,7 +93,7 @@ class _Stream:
         return [self._results.get_nowait() for _ in range(self._results.qsize())]
 
     async def _read_all(self) -> None:
-        first = await self._requests.read()
+        first = await self._requests.read_next()
         if first is None:
             raise MalformedMessage("the stream is empty; send the config first")
         message, lease = first
@@ -107,7 +107,7 @@ class _Stream:
 
     async def _next(self) -> tuple[pb.BulkInsertRequest, Lease] | None:
         await self._room.wait()
-        return await self._requests.read()
+        return await self._requests.read_next()
 
     def _start(self, message: pb.BulkInsertRequest, lease: Lease, collection: str, on_exists: OnExists) -> None:
         items = message.batch.items

@@ -1,4 +1,14 @@
-"""EmbeddingService."""
+"""EmbeddingService.
+
+A call with one item goes before bulk, as a search does. One with several is bulk: it may take its time, and its items
+do not fill the queues of the towers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from clipseek.v1 import embedding_service_pb2 as pb
 from clipseek_server.catalog.concurrency import gather
@@ -8,8 +18,12 @@ from clipseek_server.config import Settings
 from clipseek_server.errors import InvalidField
 from clipseek_server.rpc import convert
 from clipseek_server.rpc import validation as check
+from clipseek_server.rpc.admission import StreamLimit
 from clipseek_server.rpc.errors import item_error
 from clipseek_server.telemetry import Call
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class EmbeddingService:
@@ -20,29 +34,38 @@ class EmbeddingService:
     def __init__(self, models: Models, settings: Settings) -> None:
         self._models = models
         self._settings = settings
+        # The towers bound what is interactive; bulk is bounded by what lets it in.
+        self._batches = StreamLimit(settings.queue_length, "batches to embed")
+        self._room = asyncio.Semaphore(settings.queue_length)
 
     async def embed_text(self, request: pb.EmbedTextRequest, call: Call) -> pb.EmbedTextResponse:
         """EmbedText."""
-        self._check_count(len(request.texts), "texts")
         model = self._models.named(request.model)
-        results = await gather(
-            self._embed_text(model, text, f"texts[{position}]", call) for position, text in enumerate(request.texts)
-        )
+        results = await self._embed_all(partial(self._embed_text, model), request.texts, "texts", call)
         return pb.EmbedTextResponse(results=results, model=convert.model_ref(model), timing=convert.timing(call))
 
     async def embed_image(self, request: pb.EmbedImageRequest, call: Call) -> pb.EmbedImageResponse:
         """EmbedImage."""
-        self._check_count(len(request.images), "images")
         model = self._models.named(request.model)
-        results = await gather(
-            self._embed_image(model, data, f"images[{position}]", call) for position, data in enumerate(request.images)
-        )
+        results = await self._embed_all(partial(self._embed_image, model), request.images, "images", call)
         return pb.EmbedImageResponse(results=results, model=convert.model_ref(model), timing=convert.timing(call))
 
-    def _check_count(self, number: int, field: str) -> None:
+    async def _embed_all(
+        self, embed: Callable[[Item, str, Call], Awaitable[Result]], items: Sequence[Item], field: str, call: Call
+    ) -> list[Result]:
         limit = self._settings.max_batch_items
-        if not 1 <= number <= limit:
-            raise InvalidField(f"1 to {limit} items can be given, not {number}", field=field)
+        if not 1 <= len(items) <= limit:
+            raise InvalidField(f"1 to {limit} items can be given, not {len(items)}", field=field)
+        if len(items) == 1:
+            return [await embed(items[0], f"{field}[0]", call)]
+        as_bulk = replace(call, bulk=True)  # the times of its stages are still the call's
+
+        async def embed_one(position: int, item: Item) -> Result:
+            async with self._room:
+                return await embed(item, f"{field}[{position}]", as_bulk)
+
+        with self._batches.open():
+            return await gather(embed_one(position, item) for position, item in enumerate(items))
 
     async def _embed_text(self, model: Model, text: str, field: str, call: Call) -> pb.EmbedTextResult:
         try:

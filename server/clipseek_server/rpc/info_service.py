@@ -1,20 +1,39 @@
 """InfoService."""
 
+from collections.abc import Sequence
+
 from clipseek.v1 import info_service_pb2 as pb
 from clipseek_server.catalog.interfaces import Index, Model
 from clipseek_server.catalog.models import Models
 from clipseek_server.config import Settings
+from clipseek_server.index.filters.parser import MAX_CHARACTERS, MAX_COMPARISONS
+from clipseek_server.index.filters.parser import MAX_DEPTH as MAX_FILTER_DEPTH
+from clipseek_server.rpc.convert import duration
+from clipseek_server.rpc.validation import MAX_METADATA_DEPTH
 from clipseek_server.telemetry import Call
 
 
 class InfoService:
     """Says what the server is and what it takes."""
 
-    def __init__(self, version: str, models: Models, index: Index, settings: Settings) -> None:
+    def __init__(
+        self,
+        version: str,
+        models: Models,
+        index: Index,
+        settings: Settings,
+        *,
+        media_types: Sequence[str],
+        max_image_side: int,
+        max_call_seconds: float,
+    ) -> None:
         self._version = version
         self._models = models
         self._index = index
         self._settings = settings
+        self._media_types = media_types
+        self._max_image_side = max_image_side
+        self._max_call_seconds = max_call_seconds
 
     async def get_server_info(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         """GetServerInfo."""
@@ -42,7 +61,18 @@ class InfoService:
                 max_page_size=settings.max_page_size,
                 max_metadata_bytes=settings.max_metadata_bytes,
                 max_text_characters=settings.max_text_characters,
+                max_image_side=self._max_image_side,
+                max_filter_characters=MAX_CHARACTERS,
+                max_filter_comparisons=MAX_COMPARISONS,
+                max_filter_depth=MAX_FILTER_DEPTH,
+                max_metadata_depth=MAX_METADATA_DEPTH,
+                max_small_message_bytes=settings.max_small_message_bytes,
+                max_bulk_streams=settings.max_bulk_streams,
+                message_timeout=duration(settings.message_timeout),
+                bulk_idle_timeout=duration(settings.bulk_idle_timeout),
+                max_call_duration=duration(self._max_call_seconds),
             ),
+            media_types=self._media_types,
         )
 
 

@@ -20,8 +20,10 @@ from clipseek_server.index.records import Effort
 _COLLECTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_MAX_DEPTH = 16
 _EXACT_INTEGERS = 2.0**53
+
+MAX_METADATA_DEPTH = 16
+"""Levels of nesting in metadata."""
 
 _EFFORTS = {
     image_pb2.EFFORT_UNSPECIFIED: Effort.DEFAULT,
@@ -88,14 +90,13 @@ def text(value: str, settings: Settings, *, field: str = "text") -> str:
 
 def metadata(struct: Struct, settings: Settings) -> dict[str, Any]:
     """Metadata as JSON values; whole numbers become int, so that they look alike however they were sent."""
-    values = _fields(struct.fields, 1, "metadata")
-    check_metadata_size(values, settings.max_metadata_bytes)
-    return values
+    check_metadata_size(struct, settings.max_metadata_bytes)  # first: the rest takes time for each value
+    return _fields(struct.fields, 1, "metadata")
 
 
 def _fields(fields: Mapping[str, Value], depth: int, path: str) -> dict[str, Any]:
-    if depth > _MAX_DEPTH:
-        raise InvalidField(f"metadata may be nested {_MAX_DEPTH} levels deep", field=path[:200])
+    if depth > MAX_METADATA_DEPTH:
+        raise InvalidField(f"metadata may be nested {MAX_METADATA_DEPTH} levels deep", field=path[:200])
     for key in fields:
         if not _KEY.fullmatch(key):
             raise InvalidField(
@@ -118,11 +119,13 @@ def _value(value: Value, depth: int, path: str) -> Any:
         case "struct_value":
             return _fields(value.struct_value.fields, depth + 1, path)
         case "list_value":
-            if depth >= _MAX_DEPTH:
-                raise InvalidField(f"metadata may be nested {_MAX_DEPTH} levels deep", field=path[:200])
+            if depth >= MAX_METADATA_DEPTH:
+                raise InvalidField(f"metadata may be nested {MAX_METADATA_DEPTH} levels deep", field=path[:200])
             return [_value(item, depth + 1, path) for item in value.list_value.values]
-        case _:
+        case "null_value":
             return None
+        case _:
+            raise InvalidField("a metadata value has no kind; send null_value for null", field=path)
 
 
 def update_keys(mask: FieldMask) -> frozenset[str] | None:

@@ -94,7 +94,7 @@ async def test_one_who_is_cancelled_as_the_turn_comes_takes_nothing():
 
 
 def test_streams_are_counted():
-    limit = StreamLimit(1)
+    limit = StreamLimit(1, "streams")
     with limit.open(), pytest.raises(Overloaded), limit.open():
         pass
     with limit.open():
