@@ -54,7 +54,7 @@ class SearchService:
         term = Term(Text(check.text(request.text, self._settings)), field="text")
         found = await self._search(request.collection, [term], request.options, call)
         return pb.SearchByTextResponse(
-            hits=convert.hits(found.hits),
+            hits=await convert.many(convert.hit, found.hits),
             text_truncated=found.text_truncated,
             model=convert.serving_model(found.model, found.info),
             timing=convert.timing(call),
@@ -71,7 +71,7 @@ class SearchService:
                 raise InvalidField("give a picture or the id of a stored one", field="source")
         found = await self._search(request.collection, [term], request.options, call)
         return pb.SearchByImageResponse(
-            hits=convert.hits(found.hits),
+            hits=await convert.many(convert.hit, found.hits),
             model=convert.serving_model(found.model, found.info),
             timing=convert.timing(call),
         )
@@ -84,7 +84,7 @@ class SearchService:
         terms = [self._term(term, f"terms[{position}]") for position, term in enumerate(request.terms)]
         found = await self._search(request.collection, terms, request.options, call)
         return pb.SearchResponse(
-            hits=convert.hits(found.hits),
+            hits=await convert.many(convert.hit, found.hits),
             text_truncated=found.text_truncated,
             model=convert.serving_model(found.model, found.info),
             timing=convert.timing(call),
@@ -151,7 +151,7 @@ class SearchService:
             call,
             strong=check.strong(request.consistency, default=True),
         )
-        return pb.BatchGetImagesResponse(images=map(convert.image, found), missing_image_ids=missing)
+        return pb.BatchGetImagesResponse(images=await convert.many(convert.image, found), missing_image_ids=missing)
 
     async def update_image(self, request: pb.UpdateImageRequest, call: Call) -> pb.UpdateImageResponse:
         """UpdateImage."""
@@ -187,7 +187,7 @@ class SearchService:
             call,
             strong=check.strong(request.consistency, default=self._strong_by_default),
         )
-        return pb.ListImagesResponse(images=map(convert.image, views), next_page_token=token)
+        return pb.ListImagesResponse(images=await convert.many(convert.image, views), next_page_token=token)
 
     async def download_image(
         self, request: pb.DownloadImageRequest, call: Call
