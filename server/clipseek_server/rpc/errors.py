@@ -53,9 +53,7 @@ def failure(error: Exception, call: Call) -> Failure:
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     trailers: Metadata = ()
     if error.retry_after is not None:
-        delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after)))
         if isinstance(error, Overloaded):
             trailers = (("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))),)
     status = status_pb2.Status(code=error.code.value[0], message=message)
@@ -74,7 +72,14 @@ def item_error(error: Exception, call: Call) -> errors_pb2.ItemError:
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
         message=_shortened(error.message),
         metadata=_short_metadata(error),
+        retry_delay=_duration(error.retry_after) if error.retry_after is not None else None,
     )
+
+
+def _duration(seconds: float) -> Duration:
+    message = Duration()
+    message.FromNanoseconds(int(seconds * 1e9))
+    return message
 
 
 def _shortened(text: str) -> str:
