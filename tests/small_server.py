@@ -53,6 +53,16 @@ LIMITS = info_service_pb2.Limits(
     max_page_size=10,
     max_metadata_bytes=2048,
     max_text_characters=100,
+    max_image_side=1000,
+    max_filter_characters=101,
+    max_filter_comparisons=102,
+    max_filter_depth=103,
+    max_metadata_depth=104,
+    max_small_message_bytes=1024 * 1024,
+    max_bulk_streams=2,
+    message_timeout=Duration(seconds=60),
+    bulk_idle_timeout=Duration(seconds=600),
+    max_call_duration=Duration(seconds=1, nanos=500_000_000),
 )
 
 
@@ -374,7 +384,9 @@ class Info(info_service_pb2_grpc.InfoServiceServicer):
             name="small", description="no model at all", dimension=2, precision="fp32", vision_providers=["CPU"]
         )
         index = info_service_pb2.IndexInfo(engine="dict", index_type="HNSW", index_params={"M": "16"})
-        return info_service_pb2.GetServerInfoResponse(version="0.0.1", models=[model], index=index, limits=LIMITS)
+        return info_service_pb2.GetServerInfoResponse(
+            version="0.0.1", models=[model], index=index, limits=LIMITS, media_types=["image/png"]
+        )
 
 
 def start(state: SmallServer) -> grpc.Server:

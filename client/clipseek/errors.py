@@ -166,6 +166,7 @@ def from_item_error(error: errors_pb2.ItemError, *, request_id: str) -> Clipseek
         code=code,
         reason=_reason_name(error.reason),
         metadata=error.metadata,
+        retry_after=error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None,
         request_id=request_id,
     )
 

@@ -66,6 +66,7 @@ def timing(message: image_pb2.Timing) -> results.Timing:
         queue=_seconds(message.queue),
         inference=_seconds(message.inference),
         index=_seconds(message.index),
+        store=_seconds(message.store),
         total=_seconds(message.total),
     )
 
@@ -185,7 +186,10 @@ def server_info(message: info_service_pb2.GetServerInfoResponse) -> results.Serv
             index_params=dict(message.index.index_params),
             default_consistency=message.index.default_consistency,
         ),
-        limits=results.Limits(**{name: getattr(message.limits, name) for name in results.Limits.__dataclass_fields__}),
+        limits=results.Limits(
+            **{name: _number(getattr(message.limits, name)) for name in results.Limits.__dataclass_fields__}
+        ),
+        media_types=tuple(message.media_types),
     )
 
 
@@ -224,6 +228,10 @@ def _json(message: Value) -> results.Json:
 
 def _datetime(message: Timestamp) -> datetime:
     return message.ToDatetime(UTC)
+
+
+def _number(value: Any) -> Any:
+    return _seconds(value) if isinstance(value, Duration) else value
 
 
 def _seconds(message: Duration) -> float:

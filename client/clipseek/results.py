@@ -79,6 +79,7 @@ class Timing:
     queue: float
     inference: float
     index: float
+    store: float
     total: float
 
 
@@ -285,7 +286,7 @@ class IndexInfo:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request must respect; the fields are those of ``clipseek.v1.Limits``."""
+    """What a request must respect; the fields are those of ``clipseek.v1.Limits``, durations in seconds."""
 
     max_message_bytes: int
     max_image_bytes: int
@@ -299,6 +300,16 @@ class Limits:
     max_page_size: int
     max_metadata_bytes: int
     max_text_characters: int
+    max_image_side: int
+    max_filter_characters: int
+    max_filter_comparisons: int
+    max_filter_depth: int
+    max_metadata_depth: int
+    max_small_message_bytes: int
+    max_bulk_streams: int
+    message_timeout: float
+    bulk_idle_timeout: float
+    max_call_duration: float
 
 
 @dataclass(frozen=True)
@@ -309,3 +320,4 @@ class ServerInfo:
     models: tuple[Model, ...]
     index: IndexInfo
     limits: Limits = field(repr=False)
+    media_types: tuple[str, ...] = field(repr=False)

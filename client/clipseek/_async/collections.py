@@ -51,10 +51,11 @@ class AsyncCollections(AsyncConnection):
         return message.deleted_count
 
     async def rebuild(
-        self, name: str = "", *, timeout: float | None = None, request_id: str = ""
+        self, name: str = "", *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> AsyncIterator[RebuildProgress]:
         """Embed every picture of a collection again, and yield how far it is; attaches to a rebuild that runs already.
 
+        ``model`` is another loaded one of the collection's space, e.g. of another precision; empty leaves it as it is.
         Searches go on meanwhile; writes are refused until it is done. Leaving the loop does not stop the rebuild.
 
         Example:
@@ -62,7 +63,7 @@ class AsyncCollections(AsyncConnection):
             ...     async for progress in client.rebuild("holiday"):
             ...         print(progress.phase, progress.images_done, progress.images_total)
         """
-        request = admin_service_pb2.RebuildCollectionRequest(collection=name)
+        request = admin_service_pb2.RebuildCollectionRequest(collection=name, model=model)
         async for message in self._stream(
             self._admin.RebuildCollection, request, timeout=timeout, request_id=request_id or new_request_id()
         ):

@@ -43,7 +43,7 @@ class Embeddings(Connection):
         """
         request_id = request_id or new_request_id()
         limits = self._server_limits()
-        batcher = Batcher[str](max_items=limits.max_batch_items, max_bytes=limits.max_message_bytes // 2)
+        batcher = Batcher[str](max_items=limits.max_batch_items, max_bytes=limits.max_small_message_bytes // 2)
         batches = [full for text in texts if (full := batcher.add(text, 4 * len(text)))]
         results: list[Embedded] = []
         for batch in [*batches, batcher.take()]:

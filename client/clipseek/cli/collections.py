@@ -43,16 +43,24 @@ def collections(session: Session) -> None:
 
 
 @command
-def rebuild(session: Session, name: Name = "") -> None:
+def rebuild(
+    session: Session,
+    name: Name = "",
+    model: Annotated[
+        str, typer.Option(help="Another loaded model of the collection's space, e.g. of another precision.")
+    ] = "",
+) -> None:
     """Embed every picture of a collection again. Searches go on meanwhile; writes are refused until it is done.
 
     Try:
 
       clipseek rebuild holiday
+
+      clipseek rebuild holiday --model clip-vit-base-patch32-int8
     """
     output = session.output
     with session.client() as client:
-        for progress in client.rebuild(name or session.collection):
+        for progress in client.rebuild(name or session.collection, model=model):
             if session.json:
                 output.value(progress)
             else:
