@@ -82,6 +82,13 @@ class _Lines(structlog.PrintLogger):
     log = debug = info = warn = warning = error = critical = fatal = failure = exception = msg
 
 
+def _for_the_eye() -> structlog.dev.ConsoleRenderer:
+    # The prettier traceback shows local variables, which hold what was sent.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
 def configure_logging(level: str, *, json: bool) -> None:
     """Send structured log lines to standard error, as JSON or for the eye."""
     structlog.configure(
@@ -90,7 +97,7 @@ def configure_logging(level: str, *, json: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if json else structlog.processors.StackInfoRenderer(),
-            structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.processors.JSONRenderer() if json else _for_the_eye(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: _Lines(sys.stderr),
