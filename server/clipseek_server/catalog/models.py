@@ -79,10 +79,22 @@ class Models:
         model = self.serving(info)
         if model is None:
             raise SpaceMismatch(
-                f"collection {info.name!r} belongs to another model than this server has loaded; "
-                "start the server with that model's bundle, or insert into another collection",
+                self._why_not(info),
                 collection=info.name,
                 collection_space_id=info.space_id,
                 server_space_id=",".join(dict.fromkeys(model.manifest.space_id for model in self._models)),
             )
         return model
+
+    def _why_not(self, info: CollectionInfo) -> str:
+        for manifest in (model.manifest for model in self._models):
+            if manifest.space_id == info.space_id:
+                return (
+                    f"collection {info.name!r} is at {info.precision}, and model {manifest.name!r} agrees with fp32 "
+                    f"only to {manifest.fp32_agreement:.3f} ({MIN_AGREEMENT} is needed); start the server with one "
+                    f"at {info.precision} or fp32"
+                )
+        return (
+            f"collection {info.name!r} belongs to another model than this server has loaded; "
+            "start the server with that model's bundle, or insert into another collection"
+        )
