@@ -11,6 +11,7 @@ machine-readable cause (the name of a ``clipseek.v1.ErrorReason`` without the pr
 This module alone turns gRPC errors and the ``ItemError`` of batches into exceptions.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -136,6 +137,10 @@ _CLASSES: dict[StatusCode, type[ClipseekError]] = {
 }
 # What grpc.aio says when a server ends a stream that is still sent to; the server's status is lost (grpc/grpc#36066).
 _LOST = "Internal error from Core"
+# What either side of gRPC says of a message that it will not take; older ones do not name themselves.
+_TOO_LARGE = re.compile(
+    r"((?P<receiver>SERVER|CLIENT): )?Received message larger than max \((?P<size>\d+) vs\. (?P<limit>\d+)\)"
+)
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 
@@ -232,10 +237,26 @@ def _from_transport(code: StatusCode, text: str, *, address: str, request_id: st
     elif code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
         # Not a matter of load: the same message would be refused again.
         kind = InvalidArgumentError
-        text = f"the message is larger than the other side takes ({text}); info() has the limits"
+        text = _too_large(text, address)
     elif code is StatusCode.UNIMPLEMENTED:
         text = f"{address} does not know this call; is it a clipseek server, and not an older one? ({text})"
     return kind(text, code=code, request_id=request_id)
+
+
+def _too_large(text: str, address: str) -> str:
+    sizes = _TOO_LARGE.search(text)
+    if sizes is None:
+        return f"the message is larger than the other side takes ({text}); info() has the limits"
+    size, limit = int(sizes["size"]), int(sizes["limit"])
+    if sizes["receiver"] == "CLIENT":
+        return (
+            f"the answer has {size:,} bytes, and this client takes at most {limit:,}; "
+            'ask for less at a time, or allow more with options=[("grpc.max_receive_message_length", BYTES)]'
+        )
+    return (
+        f"the request has {size:,} bytes, and {address} takes at most {limit:,}; "
+        "give less or smaller pictures (info() has all limits)"
+    )
 
 
 def _cause(text: str) -> str:

@@ -363,9 +363,25 @@ def test_nobody_there(connect: Any, unused_tcp_port: int) -> None:
         list(client.insert_many([b"picture"]))
 
 
-def test_a_message_that_is_too_large_is_no_overload(client: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="larger than the other side takes"):
-        client.insert(b"x" * (3 * 1024 * 1024))
+def test_a_message_that_is_too_large_is_no_overload(client: Any, server: SmallServer) -> None:
+    huge = b"x" * 3_000_000
+    calls = lambda: client.insert(huge), lambda: client.search_image(huge), lambda: client.search(Term.picture(huge))
+    for call in calls:
+        with pytest.raises(InvalidArgumentError) as caught:
+            call()
+        assert f"bytes, and {server.address} takes at most 2,097,152" in caught.value.message
+        assert caught.value.message.startswith("the request has 3,000,0")
+
+
+def test_an_answer_that_is_too_large_says_what_to_do(connect: Any, server: SmallServer) -> None:
+    for number in range(50):
+        server.store(bytes([number]), str(number), metadata={"note": "x" * 100_000})
+    with pytest.raises(InvalidArgumentError) as caught:
+        connect(server.address).search_text("a cat", top_k=50)
+    assert caught.value.message.startswith("the answer has 5,0")
+    assert "takes at most 4,194,304; ask for less" in caught.value.message
+    larger = connect(server.address, options=[("grpc.max_receive_message_length", 10_000_000)])
+    assert len(larger.search_text("a cat", top_k=50)) == 50
 
 
 @pytest.mark.parametrize("address", ["", "http://127.0.0.1:1", "grpcs://127.0.0.1:1", "grpc://"])
