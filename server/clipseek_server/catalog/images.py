@@ -11,8 +11,8 @@ from clipseek_server.catalog.concurrency import uninterrupted
 from clipseek_server.catalog.inserts import now_micros
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore
 from clipseek_server.catalog.page_tokens import PagePosition
-from clipseek_server.catalog.views import ImageView, ReadMask, view_images
-from clipseek_server.errors import ImageNotFound, ImageStoreUnavailable, InvalidField
+from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, image_not_found, view_images
+from clipseek_server.errors import ImageStoreUnavailable, InvalidField
 from clipseek_server.index.filters import fingerprint, parse_filter
 from clipseek_server.index.records import Row
 from clipseek_server.telemetry import Call, Stage
@@ -66,7 +66,7 @@ class Images:
         """One picture; ``ImageNotFound`` without one."""
         found, _ = await self.get(collection, [image_id], mask, call, strong=strong)
         if not found:
-            raise _not_found(collection, image_id)
+            raise image_not_found(collection, image_id)
         return found[0]
 
     async def update(self, collection: str, image_id: str, change: MetadataChange, call: Call) -> ImageView:
@@ -81,7 +81,7 @@ class Images:
             async with self._collections.locks.hold((index.info.uid, image_id)):
                 row = (await index.get_rows([image_id], call)).get(image_id)
                 if row is None:
-                    raise _not_found(collection, image_id)
+                    raise image_not_found(collection, image_id)
                 metadata = change.applied_to(row.record.metadata)
                 check_metadata_size(_struct(metadata), self._max_metadata_bytes)
                 record = row.record
@@ -137,7 +137,7 @@ class Images:
             ImageNotFound: There is none of that id.
             ImageStoreUnavailable: The bytes cannot be read.
         """
-        image = await self.get_one(collection, image_id, ReadMask(), call, strong=strong)
+        image = await self.get_one(collection, image_id, NOTHING_MORE, call, strong=strong)
         if not await self._store.exists(image.record.blob_key):
             raise ImageStoreUnavailable(
                 f"the bytes of image {image_id!r} are missing; insert it again to mend it", image_id=image_id
@@ -156,12 +156,3 @@ def _struct(metadata: Mapping[str, Any]) -> Struct:
     message = Struct()
     message.update(metadata)
     return message
-
-
-def _not_found(collection: str, image_id: str) -> ImageNotFound:
-    return ImageNotFound(
-        f"no image {image_id!r} in collection {collection!r}",
-        field="image_id",
-        collection=collection,
-        image_id=image_id,
-    )

@@ -24,7 +24,7 @@ class Models:
         """The model of new collections."""
         return self._models[0]
 
-    def named(self, name: str, *, field: str = "model") -> Model:
+    def named(self, name: str) -> Model:
         """A model by its name; empty means the default.
 
         Raises:
@@ -36,7 +36,7 @@ class Models:
             if model.manifest.name == name:
                 return model
         loaded = ", ".join(model.manifest.name for model in self._models)
-        raise ModelNotFound(f"model {name!r} is not loaded; this server has {loaded}", field=field, model=name)
+        raise ModelNotFound(f"model {name!r} is not loaded; this server has {loaded}", field="model", model=name)
 
     def serving(self, info: CollectionInfo) -> Model | None:
         """The model whose embeddings belong into a collection, preferably of its precision; ``None`` without one."""
@@ -89,10 +89,10 @@ class Models:
     def _why_not(self, info: CollectionInfo) -> str:
         for manifest in (model.manifest for model in self._models):
             if manifest.space_id == info.space_id:
+                precisions = " or ".join(dict.fromkeys((info.precision, "fp32")))
                 return (
                     f"collection {info.name!r} is at {info.precision}, and model {manifest.name!r} agrees with fp32 "
-                    f"only to {manifest.fp32_agreement:.3f} ({MIN_AGREEMENT} is needed); start the server with one "
-                    f"at {info.precision} or fp32"
+                    f"only to {manifest.fp32_agreement:.3f} ({MIN_AGREEMENT} is needed); load it at {precisions}"
                 )
         return (
             f"collection {info.name!r} belongs to another model than this server has loaded; "

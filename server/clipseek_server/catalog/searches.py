@@ -9,8 +9,8 @@ import numpy.typing as npt
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Model
-from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, view_images
-from clipseek_server.errors import ClipseekError, ImageNotFound, InvalidField, SpaceMismatch
+from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, image_not_found, view_images
+from clipseek_server.errors import ClipseekError, InvalidField, SpaceMismatch
 from clipseek_server.index.filters import parse_filter
 from clipseek_server.index.records import CollectionInfo, Effort, Vector
 from clipseek_server.telemetry import Call
@@ -164,12 +164,7 @@ class Searches:
             case Stored(image_id):
                 row = (await index.get_rows([image_id], call)).get(image_id)
                 if row is None:
-                    raise ImageNotFound(
-                        f"no image {image_id!r} in collection {index.info.name!r}",
-                        field=term.field,
-                        collection=index.info.name,
-                        image_id=image_id,
-                    )
+                    raise image_not_found(index.info.name, image_id, field=term.field)
                 return row.vector, False
             case Given(values, space_id):
                 return _checked(values, space_id, index.info, term.field), False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore
+from clipseek_server.errors import ImageNotFound
 from clipseek_server.images.blobs import thumbnail_key
 from clipseek_server.index.records import Record, Vector
 from clipseek_server.telemetry import Call
@@ -63,3 +64,10 @@ async def view_images(
         )
 
     return await gather(view(record) for record in records)
+
+
+def image_not_found(collection: str, image_id: str, *, field: str = "image_id") -> ImageNotFound:
+    """The error for an id without a record; ``field`` is where it stood in the request."""
+    return ImageNotFound(
+        f"no image {image_id!r} in collection {collection!r}", field=field, collection=collection, image_id=image_id
+    )
