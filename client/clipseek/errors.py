@@ -166,12 +166,13 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, request_id: str) -> Cl
 def from_item_error(error: errors_pb2.ItemError, *, request_id: str) -> ClipseekError:
     """The exception for one item of a batch that failed while the others did not."""
     code = _CODES.get(error.code, StatusCode.UNKNOWN)
+    delay = error.retry_delay
     return _class(code)(
         error.message,
         code=code,
         reason=_reason_name(error.reason),
         metadata=error.metadata,
-        retry_after=error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None,
+        retry_after=delay.seconds + delay.nanos / 1e9 if error.HasField("retry_delay") else None,
         request_id=request_id,
     )
 

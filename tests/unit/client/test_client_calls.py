@@ -280,6 +280,8 @@ def test_rebuild_and_check(client: Any, server: SmallServer) -> None:
     progress = list(client.rebuild("pets"))
     assert [item.phase for item in progress] == ["embedding", "done", "99"]
     assert (progress[0].rebuild_id, progress[0].images_done, progress[0].images_total) == ("r1", 1, 2)
+    assert list(client.rebuild("pets", model="small"))
+    assert [request.model for request in server.asked("RebuildCollection")] == ["", "small"]
     first, last = client.check("pets", verify_bytes=True)
     assert [(item.kind, item.image_id, item.message) for item in first.differences] == [("missing_bytes", "x", "gone")]
     assert (last.differences, last.images_checked) == ((), 2)
@@ -292,6 +294,9 @@ def test_info_and_health(client: Any) -> None:
     assert info.models[0].vision_providers == ("CPU",)
     assert info.index.index_params == {"M": "16"}
     assert info.limits.max_batch_ids == LIMITS.max_batch_ids
+    assert info.limits.max_call_duration == 1.5
+    assert set(vars(info.limits)) == set(LIMITS.DESCRIPTOR.fields_by_name)
+    assert info.media_types == ("image/png",)
     assert client.health() == "serving"
     assert client.health("clipseek.v1.SearchService") == "not_serving"
     with pytest.raises(NotFoundError):

@@ -88,3 +88,10 @@ def test_damaged_details_do_not_hide_the_error(data: bytes) -> None:
         error = errors.from_rpc_error(Broken(trailers), address="a", request_id="r")
         assert isinstance(error, errors.NotFoundError)
         assert str(error) == "the text"
+
+
+def test_items_say_when_to_retry() -> None:
+    error = errors_pb2.ItemError(code=14, message="away")
+    assert errors.from_item_error(error, request_id="r").retry_after is None
+    error.retry_delay.FromMilliseconds(1500)
+    assert errors.from_item_error(error, request_id="r").retry_after == 1.5

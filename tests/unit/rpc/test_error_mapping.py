@@ -73,3 +73,9 @@ def test_item_errors_say_the_same():
     assert error.code == grpc.StatusCode.ALREADY_EXISTS.value[0]
     assert error.reason == errors_pb2.ERROR_REASON_IMAGE_EXISTS
     assert dict(error.metadata) == {"content_sha256": "ab"}
+
+
+def test_item_errors_say_when_to_retry():
+    assert not item_error(errors.InvalidImage("none"), Call()).HasField("retry_delay")
+    delay = item_error(errors.ImageStoreUnavailable("away"), Call()).retry_delay
+    assert delay.ToTimedelta().total_seconds() == errors.ImageStoreUnavailable.retry_after

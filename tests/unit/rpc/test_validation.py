@@ -109,6 +109,23 @@ def test_metadata_is_not_nested_too_deep(wrap):
         check.metadata(struct({"a": value}), SETTINGS)
 
 
+@pytest.mark.parametrize("values", [{"a": [[]] * 340}, {"a": [True] * 511}, {f"k{n:03}": n for n in range(120)}])
+def test_metadata_counts_as_it_is_on_the_wire(values):
+    size = struct(values).ByteSize()
+    assert check.metadata(struct(values), Settings(max_metadata_bytes=size)) == values
+    with pytest.raises(InvalidField, match=f"{size} bytes"):
+        check.metadata(struct(values), Settings(max_metadata_bytes=size - 1))
+
+
+def test_a_value_of_no_kind_is_no_null():
+    """It takes no bytes, but the null that it would be kept as does."""
+    message = Struct()
+    message.fields["a"].list_value.values.add()
+    with pytest.raises(InvalidField) as caught:
+        check.metadata(message, SETTINGS)
+    assert caught.value.field == "metadata.a"
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
