@@ -189,7 +189,7 @@ class _IndexWatch:
         except Exception as error:  # whatever it is, health must not freeze
             answers = False
             if self._answers is not False:
-                log.warning("Milvus does not answer; retrying", reason=str(error))
+                log.warning("Milvus does not answer; retrying", reason=str(error), cause=str(error.__cause__ or ""))
         if answers and self._answers is False:
             log.info("Milvus answers again")
         if answers != self._answers:

@@ -6,6 +6,7 @@ One ``Call`` travels with each RPC through all rooms. Its stage times feed the r
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class Call:
         request_id: Names the call in logs and errors.
         deadline: On ``time.monotonic``'s clock, in seconds; ``None`` means that the caller waits for ever.
         bulk: Whether interactive work goes before it.
-        seconds: Time spent in each stage so far.
+        seconds: Time spent in each stage so far; of a stream, by all its items together.
+        items: What became of the items of a call that has many, for its log line.
     """
 
     request_id: str = "-"
@@ -42,6 +44,7 @@ class Call:
     bulk: bool = False
     started: float = field(default_factory=time.monotonic)
     seconds: dict[Stage, float] = field(default_factory=dict)
+    items: Counter[str] = field(default_factory=Counter)
 
     @property
     def elapsed(self) -> float:
@@ -84,9 +87,7 @@ class _Lines(structlog.PrintLogger):
 
 def _for_the_eye() -> structlog.dev.ConsoleRenderer:
     # The prettier traceback shows local variables, which hold what was sent.
-    return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def configure_logging(level: str, *, json: bool) -> None:

@@ -130,6 +130,8 @@ class Rebuilds:
             await asyncio.wait(self._tasks)
 
     async def _run(self, rebuild: _Rebuild, name: str, model: Model) -> None:
+        lines = log.bind(collection=name, rebuild_id=rebuild.progress.rebuild_id)
+        lines.info("rebuild begins", model=model.manifest.name)
         try:
             async with self._collections.gates.holding(name):
                 await self._rebuild(rebuild, await self._index.open(name), model)
@@ -139,11 +141,13 @@ class Rebuilds:
         except ClipseekError as error:
             rebuild.error, phase = error, Phase.FAILED
         except Exception as error:
-            log.exception("rebuild failed", collection=name)
+            lines.exception("bug in a rebuild")
             rebuild.error, phase = error, Phase.FAILED
         finally:
             del self._running[name]
         await rebuild.report(phase=phase)
+        reason = {"reason": str(rebuild.error)} if rebuild.error else {}
+        lines.info("rebuild ends", phase=phase.name, images=rebuild.progress.images_done, **reason)
 
     async def _rebuild(self, rebuild: _Rebuild, old: CollectionIndex, model: Model) -> None:
         call = Call(request_id=rebuild.progress.rebuild_id, bulk=True)

@@ -215,7 +215,7 @@ def _translated(error: Exception) -> Exception:
     if _is_refusal(error):
         log.error("milvus refuses the credentials", error=str(error))
         return IndexUnavailable("Milvus refuses this server's credentials; check its milvus_… settings")
-    log.warning("milvus does not answer", error=str(error) or type(error).__name__)
+    log.debug("milvus does not answer", error=str(error) or type(error).__name__)
     return IndexUnavailable("the index does not answer; retry later")
 
 

@@ -156,6 +156,9 @@ class _Stream:
         else:
             result.success.image_id = inserted.record.image_id
             result.success.outcome = convert.OUTCOMES[inserted.outcome]
+            call.items[inserted.outcome.name] += 1
+        for stage, seconds in call.seconds.items():
+            self._call.spent(stage, seconds)
         self._results.put_nowait(result)
 
     def _item_deadline(self) -> float:

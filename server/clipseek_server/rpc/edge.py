@@ -27,7 +27,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from clipseek_server.rpc.draining import Draining
-from clipseek_server.rpc.errors import failure
+from clipseek_server.rpc.errors import Failure, failure
 from clipseek_server.rpc.messages import Allowance, Context, Messages
 from clipseek_server.telemetry import Call, log
 
@@ -135,6 +135,7 @@ class Edge:
             call = self._begin(context, method)
             messages: Messages[Message] = Messages(context, message_type, allowance, self.draining, call)
             code = grpc.StatusCode.OK
+            unhappy: Failure | None = None
             try:
                 return await run(messages, call, _Answers(context, call))
             except asyncio.CancelledError:
@@ -144,7 +145,7 @@ class Edge:
                 unhappy = failure(error, call)
                 code = unhappy.code
             finally:
-                _log_call(method, call, code, messages.bytes_read, context)
+                _log_call(method, call, code, unhappy, messages.bytes_read, context)
             # Not in the except block: gRPC keeps what abort raises, and that would keep the error, and its causes the
             # frames in which they happened, with the picture's bytes.
             return await context.abort(code, unhappy.message, (*unhappy.trailers, (REQUEST_ID_KEY, call.request_id)))
@@ -164,15 +165,25 @@ class Edge:
         return Call(request_id=request_id, deadline=deadline, bulk=method.client_streaming)
 
 
-def _log_call(method: MethodDescriptor, call: Call, code: grpc.StatusCode, bytes_read: int, context: Context) -> None:
+def _log_call(
+    method: MethodDescriptor,
+    call: Call,
+    code: grpc.StatusCode,
+    unhappy: Failure | None,
+    bytes_read: int,
+    context: Context,
+) -> None:
     write = log.error if code is grpc.StatusCode.INTERNAL else log.info
+    why = {"reason": unhappy.reason, "message": unhappy.message} if unhappy else {}
     write(
         "call",
         method=f"{method.containing_service.name}/{method.name}",
         code=code.name,
         request_id=call.request_id,
         peer=context.peer(),
+        **why,
         request_bytes=bytes_read,
+        **({"items": dict(call.items)} if call.items else {}),
         total_ms=round(call.elapsed * 1000, 2),
         **{f"{stage}_ms": round(seconds * 1000, 2) for stage, seconds in call.seconds.items()},
     )

@@ -25,6 +25,7 @@ class Failure:
     """A call's unhappy end, ready for ``context.abort``."""
 
     code: grpc.StatusCode
+    reason: str
     message: str
     trailers: Metadata
 
@@ -61,12 +62,15 @@ def failure(error: Exception, call: Call) -> Failure:
         packed = Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return Failure(error.code, message, (*trailers, ("grpc-status-details-bin", status.SerializeToString())))
+    return Failure(
+        error.code, error.reason, message, (*trailers, ("grpc-status-details-bin", status.SerializeToString()))
+    )
 
 
 def item_error(error: Exception, call: Call) -> errors_pb2.ItemError:
     """What an item that raised ``error`` answers within a call that goes on."""
     error = as_domain_error(error, call)
+    call.items[error.reason] += 1
     return errors_pb2.ItemError(
         code=error.code.value[0],
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),

@@ -1,0 +1,48 @@
+"""What an operator reads: one line a call, with what became of it."""
+
+from structlog.testing import capture_logs
+
+from clipseek import InsertItem, InvalidArgumentError
+from pictures import picture
+
+
+def lines(logs, method) -> list[dict[str, object]]:
+    return [line for line in logs if line.get("method") == method]
+
+
+def test_a_call_says_where_its_time_went(client, collection):
+    with capture_logs() as logs:
+        client.insert(picture(1), collection=collection, request_id="find-me")
+    (line,) = lines(logs, "SearchService/Insert")
+    assert (line["code"], line["request_id"]) == ("OK", "find-me")
+    assert {"decode_ms", "queue_ms", "inference_ms", "index_ms", "store_ms", "total_ms"} <= line.keys()
+    assert line["request_bytes"] > len(picture(1))
+
+
+def test_a_failed_call_says_why(client, collection):
+    with capture_logs() as logs:
+        try:
+            client.insert(b"no picture", collection=collection)
+        except InvalidArgumentError as error:
+            told = error.message
+    (line,) = lines(logs, "SearchService/Insert")
+    assert (line["code"], line["reason"], line["message"]) == ("INVALID_ARGUMENT", "INVALID_IMAGE", told)
+
+
+def test_a_stream_says_what_became_of_its_items(client, collection):
+    items = [InsertItem(picture(1)), InsertItem(picture(2)), InsertItem(picture(1)), InsertItem(b"no picture")]
+    with capture_logs() as logs:
+        list(client.insert_many(items, collection=collection))
+    (line,) = lines(logs, "SearchService/BulkInsert")
+    assert line["code"] == "OK"
+    assert line["items"] == {"CREATED": 2, "UNCHANGED": 1, "INVALID_IMAGE": 1}
+    assert line["inference_ms"] > 0
+
+
+def test_a_rebuild_says_when_it_begins_and_how_it_ends(client, collection):
+    client.insert(picture(1), collection=collection)
+    with capture_logs() as logs:
+        *_, last = client.rebuild(collection)
+    begin, end = (line for line in logs if line["event"].startswith("rebuild "))
+    assert begin["rebuild_id"] == end["rebuild_id"] == last.rebuild_id
+    assert (end["phase"], end["images"], end["collection"]) == ("DONE", 1, collection)
