@@ -24,12 +24,14 @@ class Section:
         query: The sentence, or what to call the query.
         hits: Best first; those with a thumbnail show it.
         picture: The query's own picture, if it had one: the file's bytes.
+        offset: How many better hits were skipped.
         note: A line below the query, e.g. the filter and how long it took.
     """
 
     query: str
     hits: Sequence[Hit]
     picture: bytes | None = None
+    offset: int = 0
     note: str = ""
 
 
@@ -51,7 +53,7 @@ def gallery_html(sections: Iterable[Section], *, title: str = "clipseek", subtit
 def _section(section: Section) -> str:
     picture = f'<img class="asked" src="{_data_uri(section.picture)}" alt="">' if _shown(section.picture) else ""
     note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
-    cards = "\n".join(_card(rank, hit) for rank, hit in enumerate(section.hits, 1))
+    cards = "\n".join(_card(rank, hit) for rank, hit in enumerate(section.hits, section.offset + 1))
     hits = f'<ol class="hits">\n{cards}\n</ol>' if cards else '<p class="note">Nothing found.</p>'
     head = f"<header>{picture}<div><h2>{html.escape(section.query)}</h2>{note}</div></header>"
     return f"<section>\n{head}\n{hits}\n</section>"

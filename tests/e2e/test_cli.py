@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pictures import large_picture, picture
+from servers import ServerProcess
 
 
 @pytest.fixture
@@ -70,6 +74,57 @@ def test_broken_pictures_are_named_and_the_others_stored(run, folder):
     assert "22 created, 1 failed, 1 no pictures" in result.stderr
     assert "not stored" in result.stderr
     assert "truncated.png" in result.stderr
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """So many pictures that an import with --json can't end before its lines are read: a pipe holds 64 KiB of them."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(1000):
+        Image.new("RGB", (2, 2), (number // 256, number % 256, 0)).save(folder / f"{number}.bmp")
+    return folder
+
+
+def begin(address: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "clipseek", "--server", address, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def check_summary(lines: str, errors: str) -> None:
+    """Each picture is either in the lines or without an answer, and one is told how to go on."""
+    stored = lines.count("\n") + 1
+    assert f"{stored} created, {1000 - stored} without an answer\n" in errors
+    assert "running it again is safe" in errors
+
+
+def test_an_import_that_breaks_says_how_far_it_came_and_goes_on_when_repeated(bundle, many, tmp_path):
+    with ServerProcess(tmp_path / "data", bundle) as server:
+        with begin(server.address, "insert", many, "--json") as importing:
+            assert importing.stdout is not None
+            assert json.loads(importing.stdout.readline())["outcome"] == "created"
+            server.kill()
+            lines, errors = importing.communicate(timeout=60)
+        assert importing.returncode == 3
+        check_summary(lines, errors)
+        server.start()
+        with begin(server.address, "insert", many) as importing:
+            _, errors = importing.communicate(timeout=60)
+        assert importing.returncode == 0, errors
+        [created, unchanged] = re.findall(r"(\d+) (?:created|unchanged)", errors)
+        assert int(created) + int(unchanged) == 1000
+        assert int(unchanged) > lines.count("\n")
+
+
+def test_an_import_that_is_interrupted_says_how_far_it_came(server, collection, many):
+    with begin(server.address, "insert", many, "--json", "--collection", collection) as importing:
+        assert importing.stdout is not None
+        importing.stdout.readline()
+        importing.send_signal(signal.SIGINT)
+        lines, errors = importing.communicate(timeout=60)
+    assert importing.returncode == 130
+    check_summary(lines, errors)
+    assert errors.endswith("clipseek: interrupted\n")
 
 
 def test_errors_of_the_real_server(run):

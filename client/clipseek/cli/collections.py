@@ -85,11 +85,11 @@ def check(
         for progress in client.check(name or session.collection, verify_bytes=verify_bytes):
             checked = progress.images_checked
             found += len(progress.differences)
-            for difference in progress.differences:
-                if session.json:
+            if session.json:
+                for difference in progress.differences:
                     output.value(difference)
-                else:
-                    output.table(("", "", ""), [(difference.kind, difference.image_id, difference.message)])
+            elif progress.differences:
+                output.table(("", "", ""), ((each.kind, each.image_id, each.message) for each in progress.differences))
     output.note(f"{checked:,} pictures checked, {found:,} differences")
     if found:
         sys.exit(FAILED)

@@ -1,4 +1,4 @@
-"""Finding pictures below the paths of a command line."""
+"""The paths of a command line: finding pictures below them, and what is asked of them before they are used."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -36,9 +36,28 @@ def find(paths: Iterable[Path]) -> Iterator[Found]:
             raise FileNotFoundError(f"no such file or folder: {path}")
         if path.is_dir():
             for file in _below(path):
-                yield Found(file, file.relative_to(path).as_posix(), named=False, picture=_is_picture(file))
+                yield Found(file, readable(file.relative_to(path)), named=False, picture=_is_picture(file))
         else:
-            yield Found(path, path.name, named=True, picture=_is_picture(path))
+            yield Found(path, readable(Path(path.name)), named=True, picture=_is_picture(path))
+
+
+def readable(path: Path) -> str:
+    """A path as text, with ``/``. Bytes of a name that are not UTF-8 become replacement characters."""
+    return os.fsencode(path.as_posix()).decode("utf-8", errors="replace")
+
+
+def check_writable(path: Path) -> None:
+    """See whether a file can be written, before the work for it begins.
+
+    Raises:
+        OSError: It cannot; the message says why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"cannot write {path}: no permission")
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipseek.cli.session import FAILED, Session, command
+from clipseek.cli.files import check_writable
+from clipseek.cli.session import FAILED, Freshness, Session, command
 
 
 @command
@@ -16,6 +17,7 @@ def get(
     output_file: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the picture itself to this file.")
     ] = None,
+    consistency: Freshness = None,
 ) -> None:
     """Show the record of one picture, and fetch the picture itself with --output.
 
@@ -25,10 +27,12 @@ def get(
 
       clipseek get cat-1 --output cat.jpg
     """
+    if output_file is not None:
+        check_writable(output_file)
     with session.client() as client:
-        image = client.get(image_id, collection=session.collection)
+        image = client.get(image_id, collection=session.collection, consistency=consistency)
         if output_file is not None:
-            client.download_to(image_id, output_file, collection=session.collection)
+            client.download_to(image_id, output_file, collection=session.collection, consistency=consistency)
             session.output.note(f"wrote {output_file} ({image.size_bytes:,} bytes)")
     output = session.output
     if session.json:
@@ -54,6 +58,7 @@ def list_images(
     session: Session,
     filter: Annotated[str, typer.Option("--filter", "-f", help="Only pictures that it holds for.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most how many; 0 for all.", min=0)] = 0,
+    consistency: Freshness = None,
 ) -> None:
     """List pictures in the order of their ids. With --json, one line a picture.
 
@@ -66,7 +71,8 @@ def list_images(
     output = session.output
     rows = []
     with session.client() as client:
-        for number, image in enumerate(client.list(collection=session.collection, filter=filter), 1):
+        images = client.list(collection=session.collection, filter=filter, consistency=consistency)
+        for number, image in enumerate(images, 1):
             if session.json:
                 output.value(image)
             else:

@@ -1,14 +1,15 @@
 """``clipseek insert``."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from clipseek import BulkResult, InsertItem
-from clipseek.cli.files import Found, find
+from clipseek import BulkResult, ClipseekError, InsertItem
+from clipseek.cli.files import Found, find, readable
 from clipseek.cli.output import Output
 from clipseek.cli.session import FAILED, Session, command
 
@@ -36,19 +37,22 @@ def insert(
     found = list(find(paths))
     pictures = [file for file in found if file.picture]
     others = [file for file in found if not file.picture]
-    with session.client() as client, _progress(output) as progress:
-        task = progress.add_task("storing", total=len(pictures))
-        counts: dict[str, int] = {}
-        failed = 0
-        items = (InsertItem(file.path, metadata={"file": file.name}) for file in pictures)
-        for result in client.insert_many(items, collection=session.collection, on_exists=on_exists):
-            progress.advance(task)
-            failed += result.error is not None
-            if result.error is None:
-                counts[result.outcome] = counts.get(result.outcome, 0) + 1
-            _report(output, pictures[result.index], result)
-    _summary(output, counts, failed, others)
-    if failed or any(file.named for file in others):
+    counts = Counter[str]()
+    try:
+        with session.client() as client, _progress(output) as progress:
+            task = progress.add_task("storing", total=len(pictures))
+            items = (InsertItem(file.path, metadata={"file": file.name}) for file in pictures)
+            for result in client.insert_many(items, collection=session.collection, on_exists=on_exists):
+                progress.advance(task)
+                counts["failed" if result.error else result.outcome] += 1
+                _report(output, pictures[result.index], result)
+    except (ClipseekError, KeyboardInterrupt):
+        counts["without an answer"] = len(pictures) - counts.total()
+        _summary(output, counts, others)
+        output.note("running it again is safe, and stores what is missing")
+        raise
+    _summary(output, counts, others)
+    if counts["failed"] or any(file.named for file in others):
         sys.exit(FAILED)
 
 
@@ -64,7 +68,7 @@ def _report(output: Output, file: Found, result: BulkResult) -> None:
         output.note(f"not stored: {file.path}: {result.error}")
     if not output.json:
         return
-    row: dict[str, object] = {"path": str(file.path)}
+    row: dict[str, object] = {"path": readable(file.path)}
     if result.error is None:
         row |= {"image_id": result.image_id, "outcome": result.outcome}
     else:
@@ -73,9 +77,9 @@ def _report(output: Output, file: Found, result: BulkResult) -> None:
     output.value(row)
 
 
-def _summary(output: Output, counts: dict[str, int], failed: int, others: list[Found]) -> None:
+def _summary(output: Output, counts: Counter[str], others: list[Found]) -> None:
     for file in others:
         output.note(f"no picture: {file.path}")
-    words = [f"{count} {outcome}" for outcome, count in sorted(counts.items())]
-    words += [f"{failed} failed"] * bool(failed) + [f"{len(others)} no pictures"] * bool(others)
+    words = [f"{count} {outcome}" for outcome, count in sorted(counts.items()) if count]
+    words += [f"{len(others)} no pictures"] * bool(others)
     output.note(", ".join(words) or "nothing to store")

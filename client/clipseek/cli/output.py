@@ -33,8 +33,8 @@ class Output:
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: frozenset[str] = frozenset()
     ) -> None:
-        """A table; columns named in ``right`` are aligned right."""
-        table = Table(box=None, header_style="bold", pad_edge=False)
+        """A table; columns named in ``right`` are aligned right. Where none has a name, there is no line for names."""
+        table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(columns))
         for column in columns:
             table.add_column(column, justify="right" if column in right else "left", overflow="fold")
         for row in rows:

@@ -3,9 +3,9 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -23,6 +23,12 @@ Timeout = Annotated[
 ]
 CollectionName = Annotated[
     str | None, typer.Option("--collection", "-c", help="Collection. (default: default)", rich_help_panel=_PANEL)
+]
+Freshness = Annotated[
+    Literal["bounded", "strong"] | None,
+    typer.Option(
+        "--consistency", help="strong sees every acknowledged write; bounded may lag. (default: the server's choice)"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=_PANEL)]
 # Only before the command does the variable count: else it would win over a --server that stands there.
@@ -88,6 +94,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         **own: Any,
     ) -> None:
         session: Session = context.obj.over(server, timeout, collection, json=json)
+        _refuse_other_than_text([session.server, session.collection, *own.values()])
         try:
             function(session, **own)
         except ClipseekError as error:
@@ -124,6 +131,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _refuse_other_than_text(values: Iterable[object]) -> None:
+    """Bytes that are not UTF-8 come as lone surrogates. Paths may hold them; the contract's strings may not."""
+    for value in values:
+        if isinstance(value, list):
+            _refuse_other_than_text(value)
+        elif isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+            _stop(f"this argument is not UTF-8 text: {value}", USAGE)
+
+
 def _describe(error: ClipseekError) -> str:
     parts = [error.message]
     if error.retry_after is not None:
@@ -134,5 +150,5 @@ def _describe(error: ClipseekError) -> str:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"clipseek: {message}", err=True)
+    Output(json=False).note(f"clipseek: {message}")
     sys.exit(code)

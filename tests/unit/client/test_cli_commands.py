@@ -1,6 +1,7 @@
 """The command line against a small real server: what it prints where, and its exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from clipseek.cli.app import app
+from clipseek.v1 import image_pb2
 from small_server import Failure, SmallServer
 
 
@@ -94,6 +96,64 @@ def test_search_prints_a_table_json_and_a_page(run: Any, server: SmallServer, tm
     assert run("search").exit_code == 2
 
 
+def test_search_pages_and_says_how_fresh(run: Any, server: SmallServer, tmp_path: Path) -> None:
+    for name in "abcde":
+        server.store(name.encode(), name)
+    page = tmp_path / "found.html"
+    result = run("search", "a cat", "-k", 2, "--offset", 2, "--consistency", "strong", "--html", page)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()[1:]
+    assert [(line.split()[0], line.split()[-1]) for line in lines] == [("3", "c"), ("4", "d")]
+    assert '<span class="rank">3</span>' in page.read_text(encoding="utf-8")
+    run("list", "--consistency", "strong")
+    run("get", "a", "--consistency", "bounded", "--output", tmp_path / "a")
+    run("get", "a")
+    [search] = server.asked("Search")
+    asked = [server.asked("ListImages")[0], server.asked("DownloadImage")[0], *server.asked("GetImage")]
+    assert [request.consistency for request in (search.options, *asked)] == [
+        image_pb2.CONSISTENCY_STRONG,
+        image_pb2.CONSISTENCY_STRONG,
+        image_pb2.CONSISTENCY_BOUNDED,
+        image_pb2.CONSISTENCY_BOUNDED,
+        image_pb2.CONSISTENCY_UNSPECIFIED,
+    ]
+    assert run("search", "a cat", "--consistency", "maybe").exit_code == 2
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    run: Any, server: SmallServer, tmp_path: Path
+) -> None:
+    server.store(b"the bytes", "id-1")
+    for arguments in (["search", "a cat", "--html"], ["get", "id-1", "--output"]):
+        result = run(*arguments, tmp_path / "nope" / "x")
+        assert (result.exit_code, result.stdout) == (1, "")
+        folder = tmp_path / "nope"
+        assert result.stderr == f"clipseek: cannot write {folder / 'x'}: there is no folder {folder}\n"
+        result = run(*arguments, tmp_path)
+        assert result.stderr == f"clipseek: {tmp_path} is a folder; name a file in it\n"
+    assert server.calls == []
+
+
+def test_bytes_that_are_not_utf_8(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
+    latin = os.fsdecode("café".encode("latin-1"))
+    for arguments in (["search", latin], ["list", "--filter", latin], ["delete", "a", latin], ["-c", latin, "info"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert result.stderr == "clipseek: this argument is not UTF-8 text: caf\N{REPLACEMENT CHARACTER}\n"
+    assert server.calls == []
+    # Files may be named so.
+    (folder / "a.png").rename(folder / f"{latin}.png")
+    result = run("insert", folder, "--json")
+    assert result.exit_code == 0, result.output
+    names = {image.metadata["file"] for image, _ in server.images.values()}
+    assert names == {"caf\N{REPLACEMENT CHARACTER}.png", "deep/er/b.png"}
+    page = tmp_path / "found.html"
+    assert run("search", "--image", folder / f"{latin}.png", "--html", page).exit_code == 0
+    assert "caf\N{REPLACEMENT CHARACTER}.png" in page.read_text(encoding="utf-8")
+    result = run("insert", tmp_path / latin)
+    assert (result.exit_code, "no such file" in result.stderr) == (1, True)
+
+
 def test_get_and_download(run: Any, server: SmallServer, tmp_path: Path) -> None:
     server.store(b"the bytes", "id-1", metadata={"album": "summer"})
     result = run("get", "id-1", "-o", tmp_path / "out.bin")
@@ -126,13 +186,16 @@ def test_delete_asks_first(run: Any, server: SmallServer) -> None:
     assert list(server.images) == ["c"]
 
 
-def test_collections_rebuild_check_and_info(run: Any) -> None:
+def test_collections_rebuild_check_and_info(run: Any, server: SmallServer) -> None:
     assert [line.split()[0] for line in run("collections").stdout.splitlines()] == ["name", "a", "b"]
     assert json.loads(run("collections", "--json").stdout)[0]["generations"][0]["live"]
     assert "done: 1 of 2" in run("rebuild", "pets").stderr
+    assert "done: 1 of 2" in run("rebuild", "pets", "--model", "small").stderr
+    assert [request.model for request in server.asked("RebuildCollection")] == ["", "small"]
     result = run("check", "pets")
     assert result.exit_code == 1
-    assert "missing_bytes" in result.stdout
+    assert result.stdout.split() == ["missing_bytes", "x", "gone"]
+    assert result.stdout.count("\n") == 1
     info = run("info")
     assert "small, fp32, 2 dimensions" in info.stdout
     assert json.loads(run("info", "--json").stdout)["server"]["limits"]["max_batch_ids"] == 4
