@@ -76,7 +76,7 @@ class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Differ
     DIFFERENCE_KIND_STALE_RESIDENT_COPY: _DifferenceKind.ValueType  # 4
     """The copy in memory differs from Milvus. Restart the server, and report it: this is a bug."""
     DIFFERENCE_KIND_ORPHANED_BYTES: _DifferenceKind.ValueType  # 5
-    """The image store has bytes that no record names; the sweep will remove them when they are old enough."""
+    """The image store has bytes that no record names. Normal after deletes and replacements: the sweep removes them."""
 
 class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
     """DifferenceKind is a way in which a collection can be damaged."""
@@ -92,7 +92,7 @@ DIFFERENCE_KIND_BAD_VECTOR: DifferenceKind.ValueType  # 3
 DIFFERENCE_KIND_STALE_RESIDENT_COPY: DifferenceKind.ValueType  # 4
 """The copy in memory differs from Milvus. Restart the server, and report it: this is a bug."""
 DIFFERENCE_KIND_ORPHANED_BYTES: DifferenceKind.ValueType  # 5
-"""The image store has bytes that no record names; the sweep will remove them when they are old enough."""
+"""The image store has bytes that no record names. Normal after deletes and replacements: the sweep removes them."""
 Global___DifferenceKind: _TypeAlias = DifferenceKind  # noqa: Y015
 
 @_typing.final

@@ -154,7 +154,7 @@ def read_mask(mask: FieldMask, *, field: str = "read_mask") -> ReadMask:
 def count(value: int, default: int, limit: int, *, field: str) -> int:
     """A number of results; 0 means the default."""
     if not 0 <= value <= limit:
-        raise InvalidField(f"must be between 0 and {limit}, not {value}", field=field)
+        raise InvalidField(f"{field.rpartition('.')[2]} must be between 0 and {limit}, not {value}", field=field)
     return value or min(default, limit)
 
 
@@ -191,5 +191,5 @@ def finite_weight(value: float, *, field: str) -> float:
 def min_score(value: float) -> float:
     """A lowest score."""
     if not -1 <= value <= 1:
-        raise InvalidField("must be between -1 and 1", field="options.min_score")
+        raise InvalidField(f"min_score must be between -1 and 1, not {value:g}", field="options.min_score")
     return value
