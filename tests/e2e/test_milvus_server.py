@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from annotated_types import Le
+from pymilvus import MilvusClient
 
 import filter_cases
 import milvus_proxy
@@ -206,6 +207,33 @@ async def test_wrong_password(server: int, tmp_path: Path) -> None:
     async with _connected(tmp_path, milvus_password="wrong") as index:
         with pytest.raises(IndexUnavailable, match="credentials"):
             await index.ping()
+
+
+async def test_a_token(server: int, tmp_path: Path) -> None:
+    nobody = {"milvus_user": "", "milvus_password": ""}
+    async with _connected(tmp_path, **nobody, milvus_token=f"{milvus_server.USER}:{milvus_server.PASSWORD}") as index:
+        await index.ping()
+    for token in ("root:wrong", ""):
+        async with _connected(tmp_path, **nobody, milvus_token=token) as index:
+            with pytest.raises(IndexUnavailable, match="credentials"):
+                await index.ping()
+
+
+async def test_a_database(server: int, tmp_path: Path, index: MilvusIndex) -> None:
+    await index._connection.call_catalogue(MilvusClient.create_database, "elsewhere")
+    async with _connected(tmp_path, milvus_database="elsewhere") as other:
+        collection = await make(other, "apart")
+        await collection.upsert(row("a", 1), Call())
+        assert await listed(collection) == ["a"]
+        assert [hit.record.image_id for hit in await nearest(collection, vector(1))] == ["a"]
+        assert await other.names() == ["apart"]
+        assert await other.sweep(0) == []
+        assert "apart" not in await index.names()
+        with pytest.raises(CollectionNotFound):
+            await index.open("apart")
+    async with _connected(tmp_path, milvus_database="nowhere") as other:
+        with pytest.raises(IndexUnavailable):
+            await other.names()
 
 
 async def test_a_server_that_does_not_answer(server: int, tmp_path: Path) -> None:

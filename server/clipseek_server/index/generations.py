@@ -122,21 +122,20 @@ class Generations:
 
     async def live(self, name: str) -> Generation | None:
         """The generation that is live behind a name."""
-        try:
-            alias = await self._call(MilvusClient.describe_alias, name)
-        except CollectionGone:
-            return None
-        return await self.describe(alias["collection_name"])
+        # By describing the collection: asked for an alias, a server 2.3 looks into the default database only.
+        return await self.describe(name)
 
-    async def describe(self, physical: str) -> Generation | None:
-        """A generation by its physical name."""
+    async def describe(self, name: str) -> Generation | None:
+        """A generation by its physical name, or by its alias."""
         try:
-            description = await self._call(MilvusClient.describe_collection, physical)
+            description = await self._call(MilvusClient.describe_collection, name)
         except CollectionGone:
             return None
         properties = description["properties"]
         # Somebody else's collection may have our prefix.
-        return Generation.from_properties(physical, properties) if "clipseek.uid" in properties else None
+        if "clipseek.uid" not in properties:
+            return None
+        return Generation.from_properties(description["collection_name"], properties)
 
     async def all(self) -> list[Generation]:
         """Every generation, live or not: all of one moment."""
@@ -152,13 +151,10 @@ class Generations:
         names = await self._call(MilvusClient.list_collections)
         return sorted(name for name in names if name.startswith(PREFIX))
 
-    async def is_live(self, physical: str) -> bool:
-        """Whether an alias names it."""
-        try:
-            found = await self._call(MilvusClient.list_aliases, collection_name=physical)
-        except CollectionGone:
-            return False
-        return bool(found["aliases"])
+    async def is_live(self, physical: str, name: str) -> bool:
+        """Whether it is the one behind its name."""
+        live = await self.live(name)
+        return live is not None and live.physical == physical
 
     async def publish_first(self, generation: Generation) -> Generation:
         """Make it the live one of a new name: the commit point. Returns the live one: another's, if that came first."""

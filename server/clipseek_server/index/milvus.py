@@ -171,7 +171,7 @@ class MilvusIndex:
     async def discard(self, generation: CollectionInfo) -> None:
         """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
         async with self._lock(generation.name):
-            if not await self._generations.is_live(generation.generation):
+            if not await self._generations.is_live(generation.generation, generation.name):
                 await self._drop(generation.generation)
 
     async def sweep(self, grace: float) -> list[str]:
@@ -184,7 +184,7 @@ class MilvusIndex:
                 continue
             async with self._lock(generation.name):
                 # Asked here and not before: it may have been published meanwhile.
-                if not await self._generations.is_live(physical):
+                if not await self._generations.is_live(physical, generation.name):
                     await self._drop(physical)
                     swept.append(physical)
         return swept
