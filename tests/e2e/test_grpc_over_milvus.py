@@ -1,0 +1,176 @@
+"""The whole server over a real Milvus server: what users see is the same, and what is not is said."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import milvus_server
+from clipseek import Client, ClipseekError, FailedPreconditionError, InsertItem, UnavailableError
+from clipseek_server.config import Settings
+from pictures import picture
+from servers import ServerThread
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with milvus_server.running(tmp_path_factory.mktemp("milvus")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def _settings(bundle: Path, data_dir: Path, **settings: Any) -> Settings:
+    defaults = {
+        "listen": "127.0.0.1:0",
+        "bundles": [bundle],
+        "data_dir": data_dir,
+        "milvus_uri": milvus_server.URI,
+        "milvus_user": milvus_server.USER,
+        "milvus_password": milvus_server.PASSWORD,
+        "sweep_interval": 1e6,
+    }
+    return Settings(**{**defaults, **settings})
+
+
+@pytest.fixture(scope="module")
+def one(milvus: None, bundle: Path, data_dir: Path) -> Iterator[Client]:
+    """A client of a server with the index that is made by default."""
+    with ServerThread(_settings(bundle, data_dir)) as server, Client(server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def other(milvus: None, bundle: Path, data_dir: Path) -> Iterator[Client]:
+    """A client of a second server over the same Milvus and the same pictures; what it makes is FLAT."""
+    with ServerThread(_settings(bundle, data_dir, index_type="FLAT")) as server, Client(server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def filled(one: Client) -> str:
+    """A collection of ``COUNT`` pictures that no test changes."""
+    items = [InsertItem(picture(number), f"p{number:03}", {"n": number}) for number in range(COUNT)]
+    assert {result.outcome for result in one.insert_many(items, collection="filled")} == {"created"}
+    return "filled"
+
+
+def test_the_server_says_what_it_searches(one: Client, other: Client) -> None:
+    index = one.info().index
+    assert (index.engine, index.engine_version) == ("milvus", "v2.3.5-lite")
+    assert (index.index_type, index.index_params) == ("HNSW", {"M": "16", "efConstruction": "200"})
+    assert index.default_consistency == "bounded"
+    assert other.info().index.index_type == "FLAT"
+    assert one.health() == "serving"
+
+
+def test_insert_search_delete_search(one: Client) -> None:
+    first, second = picture(1001), picture(1002)
+    image_id = one.insert(first, collection="journey").image_id
+    one.insert(second, image_id="second", collection="journey")
+    for consistency in ("strong", "bounded"):  # after a strong search a bounded one sees as much
+        found = one.search_image(first, collection="journey", consistency=consistency)
+        assert [hit.image_id for hit in found] == [image_id, "second"]
+        assert found[0].score == pytest.approx(1, abs=1e-3)
+    assert one.insert(first, collection="journey").outcome == "unchanged"
+    assert one.download("second", collection="journey") == second
+    assert one.delete([image_id, "absent"], collection="journey").missing == ("absent",)
+    found = one.search_image(first, collection="journey", consistency="strong")
+    assert [hit.image_id for hit in found] == ["second"]
+    assert not [image for image in one.list(collection="journey") if image.image_id == image_id]
+    assert one.get_collection("journey").image_count == 1
+
+
+def test_pages_filters_and_counts(one: Client, filled: str) -> None:
+    every = [f"p{number:03}" for number in range(COUNT)]
+    listed = one.list(collection=filled, page_size=7, consistency="strong")
+    assert [image.image_id for image in listed] == every
+    listed = one.list(collection=filled, page_size=3, filter='metadata.n >= 30 and image_id != "p035"')
+    assert [image.image_id for image in listed] == [*every[30:35], *every[36:]]
+    found = one.search_image(picture(3), collection=filled, filter="not metadata.n in [3, 4]", top_k=COUNT)
+    assert {hit.image_id for hit in found} == {*every} - {"p003", "p004"}
+    assert one.get_collection(filled).image_count == COUNT
+    whole = one.search_text("a", collection=filled, top_k=COUNT)
+    parts = [one.search_text("a", collection=filled, top_k=10, offset=offset) for offset in range(0, COUNT, 10)]
+    assert [hit.image_id for part in parts for hit in part] == [hit.image_id for hit in whole]
+    found = one.search_image(image_id="p007", collection=filled, top_k=COUNT, with_embeddings=True)
+    assert [hit.image_id for hit in found if hit.image_id == "p007" or hit.image.embedding is None] == []
+    assert len(found) == COUNT - 1
+
+
+def test_efforts(one: Client, other: Client, filled: str) -> None:
+    with pytest.raises(FailedPreconditionError, match="FAST, THOROUGH") as refused:
+        one.search_text("a", collection=filled, effort="exact")
+    assert refused.value.reason == "EFFORT_NOT_SERVED"
+    assert refused.value.metadata == {"effort": "EXACT", "index": "HNSW", "served": "FAST, THOROUGH"}
+    assert set(one.get_collection(filled).efforts) == {"fast", "thorough"}
+    for effort in ("fast", "thorough"):
+        assert one.search_image(picture(5), collection=filled, effort=effort)[0].image_id == "p005"
+
+    other.insert(picture(5), image_id="five", collection="flat")
+    # Whichever server searches it.
+    for client in (one, other):
+        assert set(client.get_collection("flat").efforts) == {"fast", "thorough", "exact"}
+        found = client.search_image(picture(5), collection="flat", effort="exact", consistency="strong")
+        assert [hit.image_id for hit in found] == ["five"]
+
+
+def test_two_servers_over_one_milvus(one: Client, other: Client, filled: str) -> None:
+    one.insert(picture(2001), image_id="shared", metadata={"by": "one"}, collection="flat")
+    found = other.search_image(picture(2001), collection="flat", consistency="strong")
+    assert (found[0].image_id, found[0].image.metadata) == ("shared", {"by": "one"})
+    assert other.download("shared", collection="flat") == picture(2001)
+    assert other.update("shared", {"by": "other"}, collection="flat").metadata == {"by": "other"}
+    assert one.get("shared", collection="flat").metadata == {"by": "other"}
+    assert other.delete("shared", collection="flat").count == 1
+    found = one.search_image(picture(2001), collection="flat", consistency="strong")
+    assert "shared" not in {hit.image_id for hit in found}
+    assert {"filled", "flat"} <= {each.name for each in one.collections()}
+
+
+def test_searches_go_on_while_a_collection_is_rebuilt(one: Client, filled: str) -> None:
+    before = one.get_collection(filled).generations
+    done = threading.Event()
+    failed: list[ClipseekError] = []
+    searches = 0
+
+    def search() -> None:
+        nonlocal searches
+        while not done.is_set():
+            try:
+                assert one.search_image(picture(9), collection=filled)[0].image_id == "p009"
+                searches += 1
+            except ClipseekError as error:
+                failed.append(error)
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    try:
+        phases = [progress.phase for progress in one.rebuild(filled)]
+    finally:
+        done.set()
+        searching.join()
+    assert failed == []
+    assert searches > 1
+    assert {"embedding", "dropping"} <= set(phases)
+    after = one.get_collection(filled)
+    assert [generation.live for generation in after.generations] == [True]
+    assert after.generations[0].name != before[0].name
+    assert after.image_count == COUNT
+    assert len(one.search_text("a", collection=filled, top_k=COUNT, consistency="strong")) == COUNT
+
+
+def test_a_wrong_password(milvus: None, bundle: Path, tmp_path: Path) -> None:
+    settings = _settings(bundle, tmp_path, milvus_password="wrong")
+    with ServerThread(settings) as server, Client(server.address) as client:
+        with pytest.raises(UnavailableError, match="credentials"):
+            client.insert(picture(1), collection="locked")
+        # What needs no Milvus works.
+        assert len(client.embed_text("a").values) == client.info().models[0].dimension
