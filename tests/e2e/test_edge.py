@@ -196,7 +196,7 @@ def test_what_a_newer_client_sends(channel, collection):
 
 def test_a_message_that_is_too_large(open_server, open_client):
     data = b"\xff\xd8" + bytes(open_server.settings.max_message_bytes)
-    with pytest.raises(InvalidArgumentError, match="larger|at most"):
+    with pytest.raises(InvalidArgumentError, match="at most"):
         open_client.insert(data)
     with grpc.insecure_channel(open_server.address) as connected, pytest.raises(grpc.RpcError) as caught:
         call_raw(connected, "SearchService/GetImage", [data])
