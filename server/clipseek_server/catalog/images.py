@@ -8,13 +8,12 @@ from google.protobuf.struct_pb2 import Struct
 
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import uninterrupted
-from clipseek_server.catalog.inserts import now_micros
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore
 from clipseek_server.catalog.page_tokens import PagePosition
 from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, image_not_found, view_images
 from clipseek_server.errors import ImageStoreUnavailable, InvalidField
 from clipseek_server.index.filters import fingerprint, parse_filter
-from clipseek_server.index.records import Row
+from clipseek_server.index.records import Row, now_micros
 from clipseek_server.telemetry import Call, Stage
 
 CHUNK_BYTES = 1024 * 1024

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -14,7 +13,7 @@ from clipseek_server.catalog.concurrency import gather, uninterrupted
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Model
 from clipseek_server.errors import ImageExists, InvalidField
 from clipseek_server.images.blobs import new_blob_key, thumbnail_key
-from clipseek_server.index.records import Record, Row
+from clipseek_server.index.records import Record, Row, now_micros
 from clipseek_server.telemetry import Call, Stage
 
 _HASH_LIKE = re.compile(r"[0-9a-fA-F]{64}")
@@ -63,11 +62,6 @@ class Inserted:
     collection: str
     space_id: str
     model: Model
-
-
-def now_micros() -> int:
-    """Microseconds since the epoch, UTC."""
-    return time.time_ns() // 1000
 
 
 class Inserts:

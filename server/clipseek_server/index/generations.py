@@ -84,11 +84,6 @@ class Generation:
             )
 
 
-def now() -> int:
-    """Microseconds since the epoch, UTC."""
-    return time.time_ns() // 1000
-
-
 def new_physical_name(name: str) -> str:
     """A name that no generation ever had."""
     return f"{PREFIX}{name.upper()}_{secrets.token_hex(8)}"

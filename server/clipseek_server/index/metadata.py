@@ -14,6 +14,8 @@ from typing import Any
 MAX_STORED_BYTES = 65_536
 """What a Milvus server takes for one JSON value, unless it is configured otherwise."""
 
+_LARGEST_EXACT_INTEGER = 2**53
+
 
 class Kind(Enum):
     """A JSON type; the value is its tag in stored keys."""
@@ -35,6 +37,11 @@ _KINDS: dict[type, Kind] = {
     list: Kind.LIST,
     type(None): Kind.NULL,
 }
+
+
+def whole(number: float) -> int | float:
+    """3 for 3.0: a Struct knows doubles only, and people write 3. Beyond 2**53 doubles are not exact."""
+    return int(number) if number.is_integer() and abs(number) <= _LARGEST_EXACT_INTEGER else number
 
 
 def kind_of(value: object) -> Kind:

@@ -10,8 +10,8 @@ from clipseek_server.config import Settings
 from clipseek_server.errors import CollectionNotFound
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.connection import Connection
-from clipseek_server.index.generations import Generation, Generations, new_physical_name, now
-from clipseek_server.index.records import CollectionInfo
+from clipseek_server.index.generations import Generation, Generations, new_physical_name
+from clipseek_server.index.records import CollectionInfo, now_micros
 from clipseek_server.index.table import Table
 from clipseek_server.index.vector_index import new_index
 
@@ -93,7 +93,7 @@ class MilvusIndex:
                 return await self._open(name), False
             except CollectionNotFound:
                 pass
-            born = now()
+            born = now_micros()
             generation = Generation(
                 physical=new_physical_name(name),
                 name=name,
@@ -144,7 +144,7 @@ class MilvusIndex:
             precision=precision,
             dimension=current.dimension,
             create_time=current.create_time,
-            birth_time=now(),
+            birth_time=now_micros(),
         )
         await self._make(generation)
         try:
@@ -176,7 +176,7 @@ class MilvusIndex:
 
     async def sweep(self, grace: float) -> list[str]:
         """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""
-        youngest = now() - round(grace * 1e6)
+        youngest = now_micros() - round(grace * 1e6)
         swept = []
         for generation in await self._generations.all():
             physical = generation.physical

@@ -1,5 +1,7 @@
 """What the index stores: one row a picture."""
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -11,13 +13,21 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float32]
 """float32 ``[dimension]``, L2-normalised."""
 
+IMAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""To be matched in full."""
+
+
+def now_micros() -> int:
+    """Microseconds since the epoch, UTC: the time as it is stored."""
+    return time.time_ns() // 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A picture's record, without its vector and its bytes.
 
     Attributes:
-        image_id: Unique in its collection; ``[A-Za-z0-9._:-]{1,128}``.
+        image_id: Unique in its collection; an ``IMAGE_ID``.
         content_sha256: Lower-case hex digest of the picture's bytes.
         blob_key: Where the bytes are in the image store.
         media_type: E.g. ``image/jpeg``.

@@ -1,7 +1,6 @@
 """How a record and its vector lie in a Milvus collection."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,8 +9,8 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 
 from clipseek_server.errors import InvalidField
-from clipseek_server.index.metadata import MAX_STORED_BYTES, decode, encode, stored_bytes
-from clipseek_server.index.records import Record, Row
+from clipseek_server.index.metadata import MAX_STORED_BYTES, decode, encode, stored_bytes, whole
+from clipseek_server.index.records import IMAGE_ID, Record, Row
 
 SCHEMA_VERSION = 1
 
@@ -29,10 +28,6 @@ RECORD_FIELDS = [
     "metadata",
 ]
 ROW_FIELDS = [*RECORD_FIELDS, VECTOR_FIELD]
-
-IMAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-_LARGEST_EXACT_INTEGER = 2**53
 
 
 def collection_schema(dimension: int) -> Any:
@@ -102,9 +97,8 @@ def _checked(image_id: str) -> str:
 
 
 def _with_integers(value: Any) -> Any:
-    """Plain JSON where 3.0 is 3: a Struct knows doubles only, and people write 3."""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT_INTEGER:
-        return int(value)
+    if isinstance(value, float):
+        return whole(value)
     if isinstance(value, Mapping):
         return {key: _with_integers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

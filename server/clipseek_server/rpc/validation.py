@@ -15,12 +15,11 @@ from clipseek_server.catalog.inserts import OnExists
 from clipseek_server.catalog.views import ReadMask
 from clipseek_server.config import Settings
 from clipseek_server.errors import ImageTooLarge, InvalidField, InvalidImage
-from clipseek_server.index.records import Effort
+from clipseek_server.index.metadata import whole
+from clipseek_server.index.records import IMAGE_ID, Effort
 
 _COLLECTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_IMAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_EXACT_INTEGERS = 2.0**53
 
 MAX_METADATA_DEPTH = 16
 """Levels of nesting in metadata."""
@@ -54,7 +53,7 @@ def collection_name(name: str, *, field: str = "collection") -> str:
 
 def image_id(value: str, *, field: str = "image_id") -> str:
     """An image id."""
-    if not _IMAGE_ID.fullmatch(value):
+    if not IMAGE_ID.fullmatch(value):
         raise InvalidField("an image id is 1 to 128 of A-Z a-z 0-9 . _ : -", field=field)
     return value
 
@@ -111,7 +110,7 @@ def _value(value: Value, depth: int, path: str) -> Any:
             number = value.number_value
             if not math.isfinite(number):
                 raise InvalidField("metadata numbers must be finite", field=path)
-            return int(number) if number.is_integer() and abs(number) <= _EXACT_INTEGERS else number
+            return whole(number)
         case "string_value":
             return value.string_value
         case "bool_value":
