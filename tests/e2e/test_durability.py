@@ -180,15 +180,17 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(bundle, small_disk):
 
 def test_a_disk_that_fails_under_milvus_lite(bundle, tmp_path):
     """Files cannot grow any more: its log ends in half a write, its flushes fail."""
-    server = ServerProcess(tmp_path / "data", bundle, CLIPSEEK_MAX_METADATA_BYTES="65536")
+    limits = {"MAX_METADATA_BYTES": "32768", "MAX_TOP_K": "100", "MAX_PAGE_SIZE": "100", "MAX_BATCH_IDS": "100"}
+    environment = {f"CLIPSEEK_{name}": value for name, value in limits.items()}
+    server = ServerProcess(tmp_path / "data", bundle, **environment)
     with server, Client(server.address) as client:
         for name in ("pets", "other"):
             client.insert(picture(1), image_id="a", metadata={"number": -1}, collection=name)
         server.limit_files(MIB)
         last, failures = -1, 0
-        for number in range(400):
+        for number in range(800):
             try:
-                client.update("a", {"number": number, "padding": "x" * 60_000}, collection="pets")
+                client.update("a", {"number": number, "padding": "x" * 32_000}, collection="pets")
                 last = number
             except UnavailableError as error:
                 assert error.reason == "INDEX_UNAVAILABLE"
