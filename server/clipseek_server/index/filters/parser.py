@@ -27,6 +27,7 @@ from clipseek_server.index.filters.tree import (
     Prefix,
     Value,
 )
+from clipseek_server.index.metadata import whole
 
 MAX_CHARACTERS = 4096
 MAX_DEPTH = 16
@@ -247,7 +248,7 @@ def _number(literal: Token) -> int | float:
     value = float(literal)
     if not math.isfinite(value):
         _refuse(literal, "this number is too large")
-    return int(value) if value.is_integer() and abs(value) <= MAX_WHOLE_NUMBER else value
+    return whole(value)
 
 
 def _string(literal: Token) -> str:
