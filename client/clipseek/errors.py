@@ -129,6 +129,8 @@ _CLASSES: dict[StatusCode, type[ClipseekError]] = {
     StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
     StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     StatusCode.UNAVAILABLE: UnavailableError,
+    # gRPC's word for a call that arrives in the moment in which its server stops.
+    StatusCode.CANCELLED: UnavailableError,
     StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     StatusCode.UNAUTHENTICATED: PermissionDeniedError,

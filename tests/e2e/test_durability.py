@@ -41,7 +41,9 @@ def test_kill_in_the_middle_of_writes_and_births(bundle, tmp_path):
                 writers.wait_for(40 + 50 * round_number % 170)
                 server.kill()
                 midwife.join()
-        assert {writer.error.code for writer in writers.writers if writer.error} <= {StatusCode.UNAVAILABLE}
+        # gRPC answers CANCELLED to a call that arrives in the moment in which it stops.
+    met = {writer.error.code for writer in writers.writers if writer.error}
+    assert met <= {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
     assert writers is not None
     with server, Client(server.address) as client:
         holds(client, "pets", writers.acknowledged, writers.attempted)

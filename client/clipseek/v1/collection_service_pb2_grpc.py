@@ -33,7 +33,7 @@ class CollectionServiceStub:
     | INVALID_ARGUMENT    | bad name, page size or token                     | correct it                          |
     | RESOURCE_EXHAUSTED  | too much waits already                           | retry after `RetryInfo.retry_delay` |
     | DEADLINE_EXCEEDED   | the deadline passed                              | retry with more time                |
-    | UNAVAILABLE         | Milvus is away; draining                         | retry with backoff                  |
+    | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                  |
     | INTERNAL            | a bug                                            | report the request id               |
     """
 
@@ -73,7 +73,7 @@ class CollectionServiceServicer:
     | INVALID_ARGUMENT    | bad name, page size or token                     | correct it                          |
     | RESOURCE_EXHAUSTED  | too much waits already                           | retry after `RetryInfo.retry_delay` |
     | DEADLINE_EXCEEDED   | the deadline passed                              | retry with more time                |
-    | UNAVAILABLE         | Milvus is away; draining                         | retry with backoff                  |
+    | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                  |
     | INTERNAL            | a bug                                            | report the request id               |
     """
 
@@ -146,7 +146,7 @@ class CollectionService:
     | INVALID_ARGUMENT    | bad name, page size or token                     | correct it                          |
     | RESOURCE_EXHAUSTED  | too much waits already                           | retry after `RetryInfo.retry_delay` |
     | DEADLINE_EXCEEDED   | the deadline passed                              | retry with more time                |
-    | UNAVAILABLE         | Milvus is away; draining                         | retry with backoff                  |
+    | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                  |
     | INTERNAL            | a bug                                            | report the request id               |
     """
 

@@ -34,7 +34,7 @@ class CollectionServiceStub:
     | INVALID_ARGUMENT    | bad name, page size or token                     | correct it                          |
     | RESOURCE_EXHAUSTED  | too much waits already                           | retry after `RetryInfo.retry_delay` |
     | DEADLINE_EXCEEDED   | the deadline passed                              | retry with more time                |
-    | UNAVAILABLE         | Milvus is away; draining                         | retry with backoff                  |
+    | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                  |
     | INTERNAL            | a bug                                            | report the request id               |
     """
 
@@ -64,7 +64,7 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     | INVALID_ARGUMENT    | bad name, page size or token                     | correct it                          |
     | RESOURCE_EXHAUSTED  | too much waits already                           | retry after `RetryInfo.retry_delay` |
     | DEADLINE_EXCEEDED   | the deadline passed                              | retry with more time                |
-    | UNAVAILABLE         | Milvus is away; draining                         | retry with backoff                  |
+    | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                  |
     | INTERNAL            | a bug                                            | report the request id               |
     """
 
@@ -90,7 +90,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     | INVALID_ARGUMENT    | bad name, page size or token                     | correct it                          |
     | RESOURCE_EXHAUSTED  | too much waits already                           | retry after `RetryInfo.retry_delay` |
     | DEADLINE_EXCEEDED   | the deadline passed                              | retry with more time                |
-    | UNAVAILABLE         | Milvus is away; draining                         | retry with backoff                  |
+    | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                  |
     | INTERNAL            | a bug                                            | report the request id               |
     """
 

@@ -62,7 +62,7 @@ def check_runtime() -> None:
     if len(installed) > 1:
         raise StartupError(
             f"{' and '.join(installed)} are both installed and overwrite each other; run "
-            f"'pip uninstall -y {' '.join(installed)}', then install clipseek[server] or clipseek[server-gpu], not both"
+            f"'pip uninstall -y {' '.join(installed)}', then install the extra server or server-gpu, not both"
         )
 
 
@@ -90,5 +90,5 @@ def _options(threads: int) -> ort.SessionOptions:
 def _not_got(asked: Sequence[str], got: Sequence[str]) -> str:
     return (
         f"none of the providers asked for ({', '.join(asked)}) could be used, only {', '.join(got)}; "
-        "check the drivers and that clipseek[server-gpu] is installed, or add CPUExecutionProvider to the setting"
+        "check the drivers and that the extra server-gpu is installed, or add CPUExecutionProvider to the setting"
     )
