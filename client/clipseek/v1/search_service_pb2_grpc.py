@@ -43,7 +43,7 @@ class SearchServiceStub:
     same key: the initial metadata of an answer, the trailing metadata of an error.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
-    Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
+    Filters are boolean expressions, at most 4,096 characters, 16 levels of parentheses and `not`, and 256 comparisons
     (each value of an `in` counts). Fields: `width`, `height`, `size_bytes`, `media_type`, `image_id`, `create_time` and
     `update_time` (compared with RFC 3339 strings), and `metadata.key` (nested: `metadata.a.b`).
     Operators: `==` `!=` `<` `<=` `>` `>=`, `in [..]`, `like "prefix%"`, `exists metadata.key`, `and`, `or`, `not`,
@@ -133,7 +133,7 @@ class SearchServiceServicer:
     same key: the initial metadata of an answer, the trailing metadata of an error.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
-    Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
+    Filters are boolean expressions, at most 4,096 characters, 16 levels of parentheses and `not`, and 256 comparisons
     (each value of an `in` counts). Fields: `width`, `height`, `size_bytes`, `media_type`, `image_id`, `create_time` and
     `update_time` (compared with RFC 3339 strings), and `metadata.key` (nested: `metadata.a.b`).
     Operators: `==` `!=` `<` `<=` `>` `>=`, `in [..]`, `like "prefix%"`, `exists metadata.key`, `and`, `or`, `not`,
@@ -327,7 +327,7 @@ class SearchService:
     same key: the initial metadata of an answer, the trailing metadata of an error.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
-    Filters are boolean expressions, at most 4,096 characters, 32 levels of parentheses and `not`, and 256 comparisons
+    Filters are boolean expressions, at most 4,096 characters, 16 levels of parentheses and `not`, and 256 comparisons
     (each value of an `in` counts). Fields: `width`, `height`, `size_bytes`, `media_type`, `image_id`, `create_time` and
     `update_time` (compared with RFC 3339 strings), and `metadata.key` (nested: `metadata.a.b`).
     Operators: `==` `!=` `<` `<=` `>` `>=`, `in [..]`, `like "prefix%"`, `exists metadata.key`, `and`, `or`, `not`,
