@@ -93,7 +93,7 @@ $(VENV)/.uv: $(VENV)/.made
 
 $(VENV)/.locked: requirements.lock | $(VENV)/.uv
 	@echo '== Installing what requirements.lock pins'
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --require-hashes -r requirements.lock
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.locked scripts/install_torch.py
@@ -102,5 +102,5 @@ $(VENV)/.torch: $(VENV)/.locked scripts/install_torch.py
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -27,6 +27,7 @@ OPTIONS = [
     "--python-version=3.11",
     "--generate-hashes",
     "--no-emit-index-url",
+    "--system-certs",
     "--custom-compile-command=make lock",
     "--quiet",
 ]
