@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     resident_max_rows: int = Field(
         300_000,
         ge=0,
-        description="With Milvus Lite: collections up to this size are kept in memory for searching (about 2.5 KB a picture at 512 dimensions); larger ones are searched by Milvus Lite, slowly.",
+        description="With Milvus Lite: collections up to this size are kept in memory for searching (about 3 KB a picture at 512 dimensions, and its metadata); larger ones are searched by Milvus Lite, slowly.",
     )
 
     # Limits.

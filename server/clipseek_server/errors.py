@@ -146,11 +146,18 @@ class IndexUnavailable(ClipseekError):
 
 
 class ImageStoreUnavailable(ClipseekError):
-    """The image store does not answer, is full, or lacks bytes that a record names."""
+    """The image store does not answer or is full."""
 
     code = StatusCode.UNAVAILABLE
     reason = "IMAGE_STORE_UNAVAILABLE"
     retry_after = 5.0
+
+
+class ImageDamaged(ClipseekError):
+    """The stored bytes of a picture are missing or cannot be decoded any more; waiting does not mend them."""
+
+    code = StatusCode.DATA_LOSS
+    reason = "IMAGE_DAMAGED"
 
 
 class CollectionHeld(ClipseekError):

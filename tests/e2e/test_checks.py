@@ -16,7 +16,13 @@ LARGEST_MESSAGE = max(MAX_DIFFERENCES, 2 * PAGE)
 
 def test_everything_that_does_not_fit(housekept, keeper, collection):
     large = large_picture(3 * 1024 * 1024)
-    for image_id, data in {"good": picture(1), "lost": picture(2), "cut": picture(3), "large": large}.items():
+    for image_id, data in {
+        "good": picture(1),
+        "lost": picture(2),
+        "cut": picture(3),
+        "bent": picture(5),
+        "large": large,
+    }.items():
         keeper.insert(data, image_id=image_id, collection=collection)
     keeper.insert(picture(4), image_id="gone", collection=collection)
     uid = keeper.get_collection(collection).uid
@@ -24,14 +30,16 @@ def test_everything_that_does_not_fit(housekept, keeper, collection):
     (lost,), (cut,) = housekept.blobs(uid, "lost"), housekept.blobs(uid, "cut")
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:-1])
+    (bent,) = housekept.blobs(uid, "bent")
+    bent.write_bytes(bent.read_bytes()[:-1] + b"?")
     # Of a drop that failed: no difference, the sweep takes it away.
     housekept.run(housekept.sweeper._store.put(drop_mark_key(uid), b""))
     for verify_bytes in (False, True):
         reports = list(keeper.check(collection, verify_bytes=verify_bytes))
         found = {(each.kind, each.image_id) for report in reports for each in report.differences}
-        corrupt = {("corrupt_bytes", "cut")} if verify_bytes else set()
-        assert found == {("missing_bytes", "lost"), ("orphaned_bytes", "gone")} | corrupt
-        assert (reports[-1].differences, reports[-1].images_checked, reports[-1].images_total) == ((), 4, 4)
+        by_hash = {("corrupt_bytes", "bent")} if verify_bytes else set()
+        assert found == {("missing_bytes", "lost"), ("corrupt_bytes", "cut"), ("orphaned_bytes", "gone")} | by_hash
+        assert (reports[-1].differences, reports[-1].images_checked, reports[-1].images_total) == ((), 5, 5)
 
 
 def test_many_differences_come_in_many_messages(housekept, keeper, collection):

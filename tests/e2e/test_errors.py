@@ -27,7 +27,6 @@ from clipseek import (
     NotFoundError,
     OverloadedError,
     Term,
-    UnavailableError,
 )
 from clipseek.v1 import collection_service_pb2, embedding_service_pb2, image_pb2, search_service_pb2
 from clipseek.v1.collection_service_pb2_grpc import CollectionServiceStub
@@ -768,13 +767,23 @@ def test_bytes_that_are_missing_are_written_again(open_server, open_client):
     open_client.insert(picture(1), image_id="a")
     for folder in (open_server.settings.data_dir / "images").glob("[!.]*"):
         shutil.rmtree(folder)
-    with pytest.raises(UnavailableError) as caught:
+    with pytest.raises(InternalError) as caught:
         open_client.download("a")
-    assert caught.value.reason == "IMAGE_STORE_UNAVAILABLE"
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "IMAGE_DAMAGED")
+    assert caught.value.retry_after is None
     assert caught.value.metadata == {"image_id": "a"}
     assert open_client.insert(picture(1), image_id="a").outcome == "updated"
     assert open_client.download("a") == picture(1)
     assert open_client.insert(picture(1), image_id="a").outcome == "unchanged"
+
+
+def test_bytes_that_are_cut_off_are_written_again(open_server, open_client):
+    open_client.insert(picture(1), image_id="a")
+    for file in (open_server.settings.data_dir / "images").glob("[!.]*/*/a=*"):
+        file.write_bytes(b"")
+    assert [each.kind for report in open_client.check() for each in report.differences] == ["corrupt_bytes"]
+    assert open_client.insert(picture(1), image_id="a").outcome == "updated"
+    assert open_client.download("a") == picture(1)
 
 
 def test_draining(open_server, open_client):

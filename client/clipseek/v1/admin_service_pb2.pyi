@@ -70,7 +70,7 @@ class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Differ
     DIFFERENCE_KIND_MISSING_BYTES: _DifferenceKind.ValueType  # 1
     """A record names bytes that the image store does not have. Insert the picture again."""
     DIFFERENCE_KIND_CORRUPT_BYTES: _DifferenceKind.ValueType  # 2
-    """The stored bytes are not those that were inserted. Insert the picture again."""
+    """The stored bytes are not those that were inserted. Delete the picture and insert it again."""
     DIFFERENCE_KIND_BAD_VECTOR: _DifferenceKind.ValueType  # 3
     """The vector is not finite or not of length 1. Rebuild the collection."""
     DIFFERENCE_KIND_STALE_RESIDENT_COPY: _DifferenceKind.ValueType  # 4
@@ -86,7 +86,7 @@ DIFFERENCE_KIND_UNSPECIFIED: DifferenceKind.ValueType  # 0
 DIFFERENCE_KIND_MISSING_BYTES: DifferenceKind.ValueType  # 1
 """A record names bytes that the image store does not have. Insert the picture again."""
 DIFFERENCE_KIND_CORRUPT_BYTES: DifferenceKind.ValueType  # 2
-"""The stored bytes are not those that were inserted. Insert the picture again."""
+"""The stored bytes are not those that were inserted. Delete the picture and insert it again."""
 DIFFERENCE_KIND_BAD_VECTOR: DifferenceKind.ValueType  # 3
 """The vector is not finite or not of length 1. Rebuild the collection."""
 DIFFERENCE_KIND_STALE_RESIDENT_COPY: DifferenceKind.ValueType  # 4

@@ -78,7 +78,8 @@ class AdminServiceServicer:
         does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
         NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
+        DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+        Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

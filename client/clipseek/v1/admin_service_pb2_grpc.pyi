@@ -51,7 +51,8 @@ class AdminServiceStub:
     does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
     NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
+    DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+    Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
     """
     CheckCollection: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -81,7 +82,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
     NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
+    DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+    Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
     """
     CheckCollection: _aio.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]  # type: ignore[assignment]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -114,7 +116,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
         NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: a stored picture cannot be decoded any more; the message names it.
+        DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+        Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
         """
 
     @_abc_1.abstractmethod

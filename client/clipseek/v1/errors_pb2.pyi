@@ -66,6 +66,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the server is starting or shutting down. Retry, possibly elsewhere."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL: a bug. The message holds the request id to look for in the server's log."""
+    ERROR_REASON_IMAGE_DAMAGED: _ErrorReason.ValueType  # 20
+    """DATA_LOSS: a picture's stored bytes are missing or damaged. Delete it and insert it again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. In the details of a failed call, `google.rpc.ErrorInfo.reason`
@@ -113,6 +115,8 @@ ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 18
 """UNAVAILABLE: the server is starting or shutting down. Retry, possibly elsewhere."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a bug. The message holds the request id to look for in the server's log."""
+ERROR_REASON_IMAGE_DAMAGED: ErrorReason.ValueType  # 20
+"""DATA_LOSS: a picture's stored bytes are missing or damaged. Delete it and insert it again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -257,7 +257,7 @@ class Limits(_message.Message):
     max_page_size: _builtins.int
     """Largest page_size of ListImages."""
     max_metadata_bytes: _builtins.int
-    """Largest metadata of one image, in bytes of JSON."""
+    """Largest metadata of one image, in bytes of the Struct on the wire."""
     max_text_characters: _builtins.int
     """Longest text, in characters."""
     max_image_side: _builtins.int

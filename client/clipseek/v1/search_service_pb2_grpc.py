@@ -146,7 +146,8 @@ class SearchServiceServicer:
         """Insert embeds one picture and stores it. It is acknowledged only when the bytes and the record are stored.
         Repeating an insert is safe: the same bytes under the same id change nothing and are not embedded again.
 
-        A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND).
+        A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND);
+        it stays, empty, when the picture is then refused.
         ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
         FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
         UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
@@ -159,7 +160,8 @@ class SearchServiceServicer:
         """BulkInsert is Insert for many pictures. The first message is the config, all others are batches. Results come as
         soon as they are known, in any order, matched by `sequence`. One bad picture fails alone.
 
-        A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
+        Too many streams at a time: RESOURCE_EXHAUSTED. A server that has enough to do stops reading a stream instead of
+        answering that for its items; it also stops while many
         results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
         INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
         nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
@@ -237,7 +239,8 @@ class SearchServiceServicer:
 
     def DownloadImage(self, request, context):
         """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-        NOT_FOUND: no collection or no picture of that name. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read.
+        NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
+        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

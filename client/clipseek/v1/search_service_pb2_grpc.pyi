@@ -61,7 +61,8 @@ class SearchServiceStub:
     """Insert embeds one picture and stores it. It is acknowledged only when the bytes and the record are stored.
     Repeating an insert is safe: the same bytes under the same id change nothing and are not embedded again.
 
-    A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND).
+    A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND);
+    it stays, empty, when the picture is then refused.
     ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
     FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
     UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
@@ -70,7 +71,8 @@ class SearchServiceStub:
     """BulkInsert is Insert for many pictures. The first message is the config, all others are batches. Results come as
     soon as they are known, in any order, matched by `sequence`. One bad picture fails alone.
 
-    A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
+    Too many streams at a time: RESOURCE_EXHAUSTED. A server that has enough to do stops reading a stream instead of
+    answering that for its items; it also stops while many
     results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
     INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
     nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
@@ -111,7 +113,8 @@ class SearchServiceStub:
     """
     DownloadImage: _grpc.UnaryStreamMultiCallable[_search_service_pb2.DownloadImageRequest, _search_service_pb2.DownloadImageResponse]
     """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-    NOT_FOUND: no collection or no picture of that name. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read.
+    NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
+    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
     """
 
 @_typing.type_check_only
@@ -147,7 +150,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Insert embeds one picture and stores it. It is acknowledged only when the bytes and the record are stored.
     Repeating an insert is safe: the same bytes under the same id change nothing and are not embedded again.
 
-    A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND).
+    A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND);
+    it stays, empty, when the picture is then refused.
     ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
     FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
     UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
@@ -156,7 +160,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """BulkInsert is Insert for many pictures. The first message is the config, all others are batches. Results come as
     soon as they are known, in any order, matched by `sequence`. One bad picture fails alone.
 
-    A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
+    Too many streams at a time: RESOURCE_EXHAUSTED. A server that has enough to do stops reading a stream instead of
+    answering that for its items; it also stops while many
     results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
     INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
     nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
@@ -197,7 +202,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """
     DownloadImage: _aio.UnaryStreamMultiCallable[_search_service_pb2.DownloadImageRequest, _search_service_pb2.DownloadImageResponse]  # type: ignore[assignment]
     """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-    NOT_FOUND: no collection or no picture of that name. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read.
+    NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
+    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -236,7 +242,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Insert embeds one picture and stores it. It is acknowledged only when the bytes and the record are stored.
         Repeating an insert is safe: the same bytes under the same id change nothing and are not embedded again.
 
-        A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND).
+        A collection that does not exist is made for the server's default model, unless a setting forbids that (NOT_FOUND);
+        it stays, empty, when the picture is then refused.
         ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
         FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
         UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
@@ -251,7 +258,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """BulkInsert is Insert for many pictures. The first message is the config, all others are batches. Results come as
         soon as they are known, in any order, matched by `sequence`. One bad picture fails alone.
 
-        A server that has enough to do stops reading instead of answering RESOURCE_EXHAUSTED; it also stops while many
+        Too many streams at a time: RESOURCE_EXHAUSTED. A server that has enough to do stops reading a stream instead of
+        answering that for its items; it also stops while many
         results wait to be read: clients must read while they write. A message that cannot be parsed ends the stream with
         INVALID_ARGUMENT after the results so far. After a broken stream send again what has no result. A stream that sends
         nothing for longer than bulk_idle_timeout (GetServerInfo) ends with DEADLINE_EXCEEDED.
@@ -346,7 +354,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_service_pb2.DownloadImageResponse], _abc.AsyncIterator[_search_service_pb2.DownloadImageResponse]]:
         """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-        NOT_FOUND: no collection or no picture of that name. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read.
+        NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
+        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -96,8 +96,12 @@ class Checks:
         length = float(np.linalg.norm(row.vector))
         if not abs(length - 1) <= LENGTH_TOLERANCE:  # also false for NaN
             differences.append(Difference(Fault.BAD_VECTOR, record.image_id, f"the vector's length is {length:g}"))
-        if not await self._store.exists(record.blob_key):
+        size = await self._store.size(record.blob_key)
+        if size is None:
             differences.append(Difference(Fault.MISSING_BYTES, record.image_id, "the image store lacks its bytes"))
+        elif size != record.size_bytes:
+            message = f"{size} bytes are stored instead of {record.size_bytes}"
+            differences.append(Difference(Fault.CORRUPT_BYTES, record.image_id, message))
         elif verify_bytes and await self._digest(record.blob_key) != record.content_sha256:
             differences.append(Difference(Fault.CORRUPT_BYTES, record.image_id, "the bytes' hash has changed"))
         return differences
@@ -128,5 +132,5 @@ class Checks:
             Difference(Fault.ORPHANED_BYTES, image_id, "no record names these bytes")
             for key, (_, image_id, blob_key) in owners.items()
             # A drop mark is of no image, and a thumbnail is told of with its picture.
-            if image_id and blob_key not in named and (key == blob_key or not await self._store.exists(blob_key))
+            if image_id and blob_key not in named and (key == blob_key or await self._store.size(blob_key) is None)
         ]

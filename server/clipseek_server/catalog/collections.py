@@ -147,7 +147,7 @@ class Collections:
         # The mark comes first: bytes of a collection that Milvus does not know go only where there is one. A drop that
         # fails leaves a mark on a collection that lives, which the sweep takes away.
         mark = drop_mark_key(uid)
-        if not await self._store.exists(mark):
+        if await self._store.size(mark) is None:
             with suppress(FileExistsError):  # another server drops it too
                 await self._store.put(mark, b"")
         await self._index.drop(name)

@@ -11,7 +11,7 @@ from clipseek_server.catalog.concurrency import uninterrupted
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore
 from clipseek_server.catalog.page_tokens import PagePosition
 from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, image_not_found, view_images
-from clipseek_server.errors import ImageStoreUnavailable, InvalidField
+from clipseek_server.errors import ImageDamaged, InvalidField
 from clipseek_server.index.filters import fingerprint, parse_filter
 from clipseek_server.index.records import Row, now_micros
 from clipseek_server.telemetry import Call, Stage
@@ -134,11 +134,11 @@ class Images:
 
         Raises:
             ImageNotFound: There is none of that id.
-            ImageStoreUnavailable: The bytes cannot be read.
+            ImageDamaged: The bytes cannot be read.
         """
         image = await self.get_one(collection, image_id, NOTHING_MORE, call, strong=strong)
-        if not await self._store.exists(image.record.blob_key):
-            raise ImageStoreUnavailable(
+        if await self._store.size(image.record.blob_key) is None:
+            raise ImageDamaged(
                 f"the bytes of image {image_id!r} are missing; insert it again to mend it", image_id=image_id
             )
         return image, self._store.chunks(image.record.blob_key, CHUNK_BYTES)

@@ -139,7 +139,7 @@ class Inserts:
     ) -> tuple[Record, Outcome]:
         """The same bytes under the same id: nothing is embedded again."""
         record = existing
-        if not await self._store.exists(existing.blob_key):
+        if await self._store.size(existing.blob_key) != existing.size_bytes:  # missing, or cut off
             picture = await model.decode(new.data, call, thumbnail=True)
             key = await self._store_bytes(
                 index, existing.image_id, existing.content_sha256, new.data, picture.thumbnail, call

@@ -166,8 +166,8 @@ class ImageStore(Protocol):
     async def put(self, key: str, data: bytes) -> None:
         """Store bytes under a new key; they are durable on return (fsync). ``FileExistsError`` when it has bytes."""
 
-    async def exists(self, key: str) -> bool:
-        """Whether the key has bytes."""
+    async def size(self, key: str) -> int | None:
+        """How many bytes the key has; ``None`` when there are none."""
 
     async def get(self, key: str) -> bytes | None:
         """The bytes, or ``None`` when there are none."""

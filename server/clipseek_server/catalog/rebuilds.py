@@ -17,7 +17,7 @@ from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Inde
 from clipseek_server.catalog.walks import record_pages
 from clipseek_server.errors import (
     ClipseekError,
-    ImageStoreUnavailable,
+    ImageDamaged,
     ImageTooLarge,
     IndexUnavailable,
     InvalidImage,
@@ -185,9 +185,9 @@ class Rebuilds:
         try:
             picture = await model.decode(data, call, thumbnail=False)
         except (InvalidImage, ImageTooLarge) as error:
-            raise ImageStoreUnavailable(
+            raise ImageDamaged(
                 f"the stored bytes of image {record.image_id!r} cannot be decoded any more ({error.message}); "
-                "delete it or insert it again, then rebuild",
+                "delete it and insert it again, then rebuild",
                 image_id=record.image_id,
             ) from error
         vector = await model.embed_picture(picture.pixels, call)

@@ -133,16 +133,18 @@ class Sweeper:
         for uid, keys in by_uid.items():
             if uid in live:
                 unnamed = await _unnamed(live[uid], keys)
+                for key in {*keys} - {*unnamed}:
+                    self._waiting.pop(split_blob_key(key)[2], None)  # whatever becomes of this sweep
                 await self._remove([key for key in unnamed if self._is_due(split_blob_key(key)[2], turn)], turn)
             elif uid not in known:
                 await self._sweep_unknown(uid, keys, turn)
 
     async def _sweep_unknown(self, uid: str, keys: list[str], turn: _Turn) -> None:
         mark = drop_mark_key(uid)
-        if not await self._store.exists(mark):
+        if await self._store.size(mark) is None:
             turn.unknown.add(uid)
             turn.kept += len(keys)
-        elif self._is_due(mark, turn):
+        elif self._is_due(f"{mark} of an unknown collection", turn):
             turn.dropped.add(uid)
             await self._remove([key for key in keys if key != mark], turn)
 

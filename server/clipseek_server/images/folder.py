@@ -77,9 +77,9 @@ class FolderStore:
         """
         await self._on_thread(self._put, self._path(key), data)
 
-    async def exists(self, key: str) -> bool:
-        """Whether the key has bytes."""
-        return await self._on_thread(_size, self._path(key)) is not None
+    async def size(self, key: str) -> int | None:
+        """How many bytes the key has; ``None`` when there are none."""
+        return await self._on_thread(_size, self._path(key))
 
     async def get(self, key: str) -> bytes | None:
         """The bytes, or ``None`` when there are none."""
@@ -223,7 +223,7 @@ def _from_name(name: str) -> str:
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
 
 

@@ -72,7 +72,7 @@ class ByteBudget:
         return Lease(self, size, bulk=bulk)
 
     async def _wait_for(self, place: _Place) -> None:
-        if len(self._line) > self._max_waiting:
+        if not place.bulk and len(self._line) > self._max_waiting:
             self._line.remove(place)
             raise Overloaded("too many bytes are in flight; retry later")
         try:

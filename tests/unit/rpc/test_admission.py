@@ -38,7 +38,7 @@ async def test_a_long_line_is_refused():
     waiting = [asyncio.create_task(shared.take(1, bulk=False)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await shared.take(1, bulk=True)
+        await shared.take(1, bulk=False)
     for task in waiting:
         task.cancel()
 
