@@ -10,7 +10,7 @@ import numpy as np
 
 from clipseek_server.catalog.concurrency import gather
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index
-from clipseek_server.catalog.walks import record_pages
+from clipseek_server.catalog.walks import record_pages, unnamed_keys
 from clipseek_server.images.blobs import split_blob_key
 from clipseek_server.index.records import Row
 from clipseek_server.telemetry import Call
@@ -124,13 +124,10 @@ class Checks:
         yield await self._unnamed(collection, keys, call)
 
     async def _unnamed(self, collection: CollectionIndex, keys: Sequence[str], call: Call) -> list[Difference]:
-        owners = {key: split_blob_key(key) for key in keys}
-        image_ids = {image_id for _, image_id, _ in owners.values() if image_id}
-        records = await collection.get(list(image_ids), call)
-        named = {record.blob_key for record in records.values()}
+        owners = {key: split_blob_key(key) for key in await unnamed_keys(collection, keys, call)}
         return [
             Difference(Fault.ORPHANED_BYTES, image_id, "no record names these bytes")
             for key, (_, image_id, blob_key) in owners.items()
             # A drop mark is of no image, and a thumbnail is told of with its picture.
-            if image_id and blob_key not in named and (key == blob_key or await self._store.size(blob_key) is None)
+            if image_id and (key == blob_key or await self._store.size(blob_key) is None)
         ]

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index
+from clipseek_server.catalog.walks import unnamed_keys
 from clipseek_server.errors import ClipseekError, CollectionNotFound
 from clipseek_server.images.blobs import Blob, drop_mark_key, split_blob_key
 from clipseek_server.telemetry import Call, log
@@ -132,7 +133,7 @@ class Sweeper:
             by_uid.setdefault(split_blob_key(blob.key)[0], []).append(blob.key)
         for uid, keys in by_uid.items():
             if uid in live:
-                unnamed = await _unnamed(live[uid], keys)
+                unnamed = await unnamed_keys(live[uid], keys, Call(bulk=True))
                 for key in {*keys} - {*unnamed}:
                     self._waiting.pop(split_blob_key(key)[2], None)  # whatever becomes of this sweep
                 await self._remove([key for key in unnamed if self._is_due(split_blob_key(key)[2], turn)], turn)
@@ -176,12 +177,3 @@ class Sweeper:
                 continue  # dropped meanwhile: uids() decides
             live[collection.info.uid] = collection
         return live
-
-
-async def _unnamed(collection: CollectionIndex, keys: list[str]) -> list[str]:
-    """The keys that no record names. The mark of a drop that failed is one of them."""
-    owners = {key: split_blob_key(key) for key in keys}
-    image_ids = list({image_id for _, image_id, _ in owners.values() if image_id})
-    records = await collection.get(image_ids, Call(bulk=True))
-    named = {record.blob_key for record in records.values()}
-    return [key for key, (_, _, blob_key) in owners.items() if blob_key not in named]
