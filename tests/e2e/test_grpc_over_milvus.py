@@ -9,7 +9,11 @@ import pytest
 
 import milvus_server
 from clipseek import Client, ClipseekError, FailedPreconditionError, InsertItem, UnavailableError
+from clipseek_server.catalog.rebuilds import Rebuilds
 from clipseek_server.config import Settings
+from clipseek_server.index.collection import MilvusCollection
+from clipseek_server.index.milvus import MilvusIndex
+from housekept import Background, gated
 from pictures import picture
 from servers import ServerThread
 
@@ -165,6 +169,59 @@ def test_searches_go_on_while_a_collection_is_rebuilt(one: Client, filled: str) 
     assert after.generations[0].name != before[0].name
     assert after.image_count == COUNT
     assert len(one.search_text("a", collection=filled, top_k=COUNT, consistency="strong")) == COUNT
+
+
+def test_a_rebuild_holds_the_writes_of_all_servers(one: Client, other: Client) -> None:
+    for number in range(3):
+        one.insert(picture(number), image_id=f"p{number}", collection="shared")
+    assert len(other.search_text("a", collection="shared", consistency="strong")) == 3
+    with gated(MilvusIndex, "publish") as gate:
+        rebuilding = Background(lambda: list(one.rebuild("shared")))
+        gate.wait()
+        for write in (
+            lambda: other.insert(picture(9), image_id="late", collection="shared"),
+            lambda: other.update("p1", {"n": 1}, collection="shared"),
+            lambda: other.delete("p1", collection="shared"),
+            lambda: other.delete_collection("shared"),
+            lambda: list(other.rebuild("shared")),
+        ):
+            with pytest.raises(UnavailableError) as caught:
+                write()
+            assert caught.value.reason == "COLLECTION_HELD"
+            assert caught.value.retry_after
+        assert len(other.search_text("a", collection="shared", consistency="strong")) == 3
+        gate.opened.set()
+        assert [progress.phase for progress in rebuilding.result()][-1] == "done"
+    assert other.insert(picture(9), image_id="late", collection="shared").outcome == "created"
+    for client in (one, other):
+        assert {image.image_id for image in client.list(collection="shared", consistency="strong")} == {
+            "p0",
+            "p1",
+            "p2",
+            "late",
+        }
+    assert one.get_collection("shared").generations == other.get_collection("shared").generations
+
+
+def test_a_write_that_was_under_way_elsewhere_when_a_rebuild_began(one: Client, other: Client) -> None:
+    """It is refused, and comes in all the same or not at all: what the rebuild makes is what it read."""
+    one.insert(picture(0), image_id="old", collection="overtaken")
+    with (
+        gated(MilvusCollection, "upsert", when=lambda _, row, __: row.record.image_id == "late") as write,
+        gated(Rebuilds, "_check") as check,
+    ):
+        writing = Background(lambda: other.insert(picture(1), image_id="late", collection="overtaken"))
+        write.wait()
+        rebuilding = Background(lambda: list(one.rebuild("overtaken")))
+        check.wait()
+        write.opened.set()
+        with pytest.raises(UnavailableError) as caught:
+            writing.result()
+        assert caught.value.reason == "COLLECTION_HELD"
+        check.opened.set()
+        assert [progress.phase for progress in rebuilding.result()][-1] == "done"
+    assert [image.image_id for image in one.list(collection="overtaken", consistency="strong")] == ["late", "old"]
+    assert other.download("late", collection="overtaken") == picture(1)
 
 
 def test_a_wrong_password(milvus: None, bundle: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +19,15 @@ import filter_cases
 import milvus_proxy
 import milvus_server
 from clipseek_server.config import Settings
-from clipseek_server.errors import CollectionGone, CollectionNotFound, EffortNotServed, IndexUnavailable
+from clipseek_server.errors import (
+    CollectionGone,
+    CollectionHeld,
+    CollectionNotFound,
+    EffortNotServed,
+    IndexUnavailable,
+)
 from clipseek_server.index.filters import parse_filter
+from clipseek_server.index.holds import LEASE_SECONDS
 from clipseek_server.index.metadata import MAX_STORED_BYTES, stored_bytes
 from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.index.records import Effort, Row
@@ -173,7 +181,7 @@ async def test_two_servers_race_for_a_name(server: int, tmp_path: Path) -> None:
         ]
 
         # One drops what the other has open.
-        await one.drop("race")
+        await one.drop("race", winner.uid)
         with pytest.raises(CollectionGone):
             await nearest(made[1][0], vector(1))
         with pytest.raises(CollectionNotFound):
@@ -189,18 +197,99 @@ async def test_rebuild_and_sweep(index: MilvusIndex) -> None:
     assert new.info.generation not in await index.sweep(0)
     await index.publish(new.info)
     assert await index.open("rebuilt") is new
-    await index.discard(old.info)
+    assert await index.settle(new.info)
     assert [hit.record.image_id for hit in await nearest(new, vector(1))] == ["a"]
     with pytest.raises(CollectionGone):
         await old.upsert(row("b", 1), Call())
 
-    left = await index.begin_generation(new.info, precision="fp32")
-    index._building.clear()
-    assert await index.sweep(3600) == []
-    assert left.info.generation in await index.sweep(0)
-    assert await index.open("rebuilt") is new
-    await index.drop("rebuilt")
+    await index.drop("rebuilt", new.info.uid)
     assert new.info.uid not in await index.uids()
+
+
+async def test_no_server_writes_to_what_another_rebuilds(server: int, tmp_path: Path) -> None:
+    async with _connected(tmp_path) as one, _connected(tmp_path) as other:
+        old = await make(one, "held")
+        theirs = await other.open("held")
+        await theirs.upsert(row("before", 1), Call())
+        new = await one.begin_generation(old.info, precision="fp32")
+
+        with pytest.raises(CollectionHeld):
+            await other.check_writable(theirs.info)
+        with pytest.raises(CollectionHeld):  # what was looked for before the hold is looked for again
+            await theirs.upsert(row("late", 2), Call())
+        with pytest.raises(CollectionHeld):
+            await theirs.delete(["before"], Call())
+        with pytest.raises(CollectionHeld):
+            await other.begin_generation(theirs.info, precision="fp32")
+        assert await other.sweep(0) == []
+
+        await new.upsert(row("before", 1), Call())
+        await one.publish(new.info)
+        with pytest.raises(CollectionHeld):  # the old one is still there
+            await theirs.upsert(row("late", 2), Call())
+        assert await one.settle(new.info)
+        with pytest.raises(CollectionGone):
+            await theirs.upsert(row("late", 2), Call())
+        reopened = await other.open("held")
+        assert reopened.info == new.info
+        await other.check_writable(reopened.info)
+        await reopened.upsert(row("after", 3), Call())
+        assert await listed(reopened) == ["after", "before"]
+
+
+@pytest.mark.parametrize("published", [False, True])
+async def test_a_hold_ends_with_the_server_that_has_it(server: int, tmp_path: Path, published: bool) -> None:
+    now = 0.0
+    async with _connected(tmp_path) as dead, _connected(tmp_path) as other:
+        name = f"dead_{published}".lower()
+        old = await make(dead, name)
+        theirs = await other.open(name)
+        new = await dead.begin_generation(old.info, precision="fp32")
+        if published:
+            await dead.publish(new.info)
+        assert dead._holds is not None
+        assert other._holds is not None
+        other._holds._clock = lambda: now
+
+        async def assert_held() -> None:
+            with pytest.raises(CollectionHeld):
+                await other.check_writable(theirs.info)
+            assert new.info.generation not in await other.sweep(0)
+
+        await assert_held()
+        now += LEASE_SECONDS * 0.9
+        await dead._generations.beat(new.info.generation, 1)  # it lives
+        await assert_held()
+        now += LEASE_SECONDS * 0.9
+        await assert_held()
+        dead._holds.close()
+        now += LEASE_SECONDS * 0.2
+        with pytest.raises(CollectionHeld):  # retry later: now
+            await other.check_writable(theirs.info)
+        live = await other.open(name)
+        assert live.info == (new if published else old).info
+        await other.check_writable(live.info)
+        await live.upsert(row("a", 1), Call())
+        found = [generation.physical for generation in await other._generations.all() if generation.name == name]
+        assert found == [live.info.generation]
+
+        # Should it only have been asleep, it notices.
+        if not published:
+            with pytest.raises(IndexUnavailable, match="rebuild again"):
+                await dead.publish(new.info)
+        assert await dead.settle(new.info) is published
+        assert (await other.open(name)).info == live.info
+
+
+async def test_a_builder_that_could_not_show_that_it_lives_gives_up(index: MilvusIndex) -> None:
+    old = await make(index, "asleep")
+    new = await index.begin_generation(old.info, precision="fp32")
+    assert index._holds is not None
+    index._holds._clock = lambda: time.monotonic() + LEASE_SECONDS / 2
+    with pytest.raises(IndexUnavailable, match="rebuild again"):
+        await index.publish(new.info)
+    assert not await index.settle(new.info)
+    assert (await index.open("asleep")).info == old.info
 
 
 async def test_wrong_password(server: int, tmp_path: Path) -> None:
@@ -287,9 +376,10 @@ async def test_nothing_is_written_beside_a_write_that_hangs(server: int, tmp_pat
 
     def hang(context: grpc.ServicerContext) -> None:
         over = threading.Event()
+        # Told where the proxy hears of it, before it hears of what comes next on the connection.
+        context.add_callback(lambda: order.append("upsert is over"))
         context.add_callback(over.set)
         assert over.wait(60)
-        order.append("upsert is over")
         context.abort(grpc.StatusCode.CANCELLED, "over")
 
     with milvus_proxy.proxied(f"127.0.0.1:{milvus_server.PORT}") as proxy:

@@ -12,6 +12,7 @@ from clipseek_server.catalog import rebuilds
 from clipseek_server.config import Settings
 from clipseek_server.errors import IndexUnavailable
 from clipseek_server.index.milvus import MilvusIndex
+from clipseek_server.index.records import CollectionInfo
 from housekept import Background, HousekeptServer, age, gated
 from pictures import picture
 from servers import ServerProcess
@@ -218,7 +219,7 @@ def test_an_old_generation_that_cannot_be_dropped_is_left_to_the_sweep(housekept
         raise IndexUnavailable("Milvus is away")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MilvusIndex, "discard", fail)
+        patch.setattr(MilvusIndex, "settle", fail)
         assert [progress.phase for progress in keeper.rebuild(collection)][-1] == "done"
     assert len(housekept.generations(collection)) == 2
     assert keeper.insert(pictures["p000"], image_id="p000", collection=collection).outcome == "unchanged"
@@ -227,9 +228,26 @@ def test_an_old_generation_that_cannot_be_dropped_is_left_to_the_sweep(housekept
     assert len(housekept.generations(collection)) == 1
 
 
+def test_a_switch_whose_answer_is_lost_is_done(housekept, keeper, collection):
+    pictures = fill(keeper, collection, 3)
+    (old,) = keeper.get_collection(collection).generations
+    publish = MilvusIndex.publish
+
+    async def lose_the_answer(self: MilvusIndex, generation: CollectionInfo) -> None:
+        await publish(self, generation)
+        raise IndexUnavailable("Milvus is away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MilvusIndex, "publish", lose_the_answer)
+        assert [progress.phase for progress in keeper.rebuild(collection)][-1] == "done"
+    assert_whole(keeper, collection, pictures)
+    (new,) = keeper.get_collection(collection).generations
+    assert new.name != old.name
+
+
 def test_a_server_that_stops_after_the_switch_says_done(bundle, tmp_path):
     settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path, drain_timeout=600)
-    with gated(MilvusIndex, "discard") as gate:
+    with gated(MilvusIndex, "settle") as gate:
         with HousekeptServer(settings) as server:
             client = Client(server.address)
             pictures = fill(client, "pets", 3)

@@ -81,7 +81,7 @@ async def test_memory_and_milvus_agree(
         assert ours == sorted(ours, key=lambda match: (-match.score, match.record.image_id))
         (theirs,) = await lite.search([vector(query)], len(IDS), filter=condition, effort=Effort.DEFAULT, strong=True)
         _assert_nearest(ours, theirs, limit)
-    await index.drop(collection.info.name)
+    await index.drop(collection.info.name, collection.info.uid)
 
 
 def _assert_nearest(ours: list[Match], theirs: list[Match], limit: int) -> None:

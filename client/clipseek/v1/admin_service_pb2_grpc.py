@@ -74,12 +74,12 @@ class AdminServiceServicer:
     def RebuildCollection(self, request, context):
         """RebuildCollection embeds every stored picture again into a new generation, checks it, makes it the live one and drops
         the old one: to mend, or to change the precision or the index. Searches go on all the while; writes answer
-        UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
-        does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
+        UNAVAILABLE with RetryInfo until it is done, on all servers over one Milvus, and for half a minute more if the server
+        that rebuilds dies. A second call attaches to the rebuild that runs; on another server it answers UNAVAILABLE too.
+        Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
         NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
         DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
-        Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,12 +47,12 @@ class AdminServiceStub:
     RebuildCollection: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.RebuildCollectionRequest, _admin_service_pb2.RebuildCollectionResponse]
     """RebuildCollection embeds every stored picture again into a new generation, checks it, makes it the live one and drops
     the old one: to mend, or to change the precision or the index. Searches go on all the while; writes answer
-    UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
-    does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
+    UNAVAILABLE with RetryInfo until it is done, on all servers over one Milvus, and for half a minute more if the server
+    that rebuilds dies. A second call attaches to the rebuild that runs; on another server it answers UNAVAILABLE too.
+    Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
     NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
     DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
-    Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
     """
     CheckCollection: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -78,12 +78,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RebuildCollection: _aio.UnaryStreamMultiCallable[_admin_service_pb2.RebuildCollectionRequest, _admin_service_pb2.RebuildCollectionResponse]  # type: ignore[assignment]
     """RebuildCollection embeds every stored picture again into a new generation, checks it, makes it the live one and drops
     the old one: to mend, or to change the precision or the index. Searches go on all the while; writes answer
-    UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
-    does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
+    UNAVAILABLE with RetryInfo until it is done, on all servers over one Milvus, and for half a minute more if the server
+    that rebuilds dies. A second call attaches to the rebuild that runs; on another server it answers UNAVAILABLE too.
+    Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
     NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
     DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
-    Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
     """
     CheckCollection: _aio.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]  # type: ignore[assignment]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -112,12 +112,12 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.RebuildCollectionResponse], _abc.AsyncIterator[_admin_service_pb2.RebuildCollectionResponse]]:
         """RebuildCollection embeds every stored picture again into a new generation, checks it, makes it the live one and drops
         the old one: to mend, or to change the precision or the index. Searches go on all the while; writes answer
-        UNAVAILABLE with RetryInfo until it is done. A second call attaches to the rebuild that runs. Closing the stream
-        does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
+        UNAVAILABLE with RetryInfo until it is done, on all servers over one Milvus, and for half a minute more if the server
+        that rebuilds dies. A second call attaches to the rebuild that runs; on another server it answers UNAVAILABLE too.
+        Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
         NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
         DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
-        Only the server that rebuilds holds writes: let no other server write to the collection meanwhile.
         """
 
     @_abc_1.abstractmethod

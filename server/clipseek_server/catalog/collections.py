@@ -71,9 +71,14 @@ class Collections:
         """
         async with self.gates.writing(name):
             try:
-                return await operation(await self._open_or_create(name, create=create))
+                return await operation(await self._open_to_write(name, create=create))
             except CollectionGone:
-                return await operation(await self._open_or_create(name, create=create))
+                return await operation(await self._open_to_write(name, create=create))
+
+    async def _open_to_write(self, name: str, *, create: bool) -> CollectionIndex:
+        collection = await self._open_or_create(name, create=create)
+        await self._index.check_writable(collection.info)
+        return collection
 
     async def _open_or_create(self, name: str, *, create: bool) -> CollectionIndex:
         try:
@@ -135,6 +140,7 @@ class Collections:
         """
 
         async def look(collection: CollectionIndex) -> tuple[str, int]:
+            await self._index.check_writable(collection.info)
             return collection.info.uid, await collection.count(call, strong=True)
 
         async with self.gates.holding(name):
@@ -145,9 +151,13 @@ class Collections:
 
     async def _drop(self, name: str, uid: str) -> None:
         # The mark comes first: bytes of a collection that Milvus does not know go only where there is one. A drop that
-        # fails leaves a mark on a collection that lives, which the sweep takes away.
+        # fails leaves a mark on a collection that lives; a sweep takes it away, perhaps that of a drop beside it.
+        await self._mark_dropped(uid)
+        await self._index.drop(name, uid)
+        await self._mark_dropped(uid)
+
+    async def _mark_dropped(self, uid: str) -> None:
         mark = drop_mark_key(uid)
         if await self._store.size(mark) is None:
             with suppress(FileExistsError):  # another server drops it too
                 await self._store.put(mark, b"")
-        await self._index.drop(name)

@@ -141,17 +141,36 @@ class Index(Protocol):
     async def uids(self) -> set[str]:
         """The uids of all collections, of generations without an alias too. Always fresh."""
 
-    async def drop(self, name: str) -> None:
-        """Drop a collection: the alias first, then every generation behind the name."""
+    async def drop(self, name: str, uid: str) -> None:
+        """Drop a collection: the alias first, then every generation behind the name.
+
+        Raises:
+            CollectionNotFound: It is gone; another of that name stays.
+        """
+
+    async def check_writable(self, generation: CollectionInfo) -> None:
+        """Raise ``CollectionHeld`` if another server rebuilds the collection."""
 
     async def begin_generation(self, current: CollectionInfo, *, precision: str) -> CollectionIndex:
-        """A new, empty generation with the same uid and space, without an alias; not swept while this process lives."""
+        """A new, empty generation with the same uid and space, without an alias. Nobody sweeps it until it is settled.
+
+        From now on no other server acknowledges a write to the current one.
+
+        Raises:
+            CollectionHeld: Another server rebuilds the collection.
+            CollectionGone: The current generation is not live any more.
+        """
 
     async def publish(self, generation: CollectionInfo) -> None:
-        """Make a generation the live one behind its name. The old one stays until it is discarded."""
+        """Make a generation the live one behind its name.
 
-    async def discard(self, generation: CollectionInfo) -> None:
-        """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
+        Raises:
+            CollectionNotFound: The collection was dropped meanwhile.
+            IndexUnavailable: Writes may not have been held all the time; or the outcome is unknown: ``settle`` tells.
+        """
+
+    async def settle(self, generation: CollectionInfo) -> bool:
+        """End what ``begin_generation`` began: drop what is not live, and let writes go. Returns whether it is live."""
 
     async def sweep(self, grace: float) -> list[str]:
         """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""

@@ -1,13 +1,13 @@
 """Rebuild: every stored picture is embedded again into a new generation, which then takes the old one's place.
 
-Writes to the collection are held meanwhile; searches go on. The flip of the alias is the point of no return: a server
-that dies before it leaves the old generation live, one that dies after it the new one; the sweep removes the other.
+Writes to the collection are held meanwhile, those of all servers; searches go on. The flip of the alias is the point of
+no return: a server that dies before it leaves the old generation live, one that dies after it the new one; the sweep
+removes the other.
 """
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -28,6 +28,9 @@ from clipseek_server.telemetry import Call, log
 
 PAGE = 64
 """Pictures in work at a time: a few batches for each tower."""
+CHECK_PAGE = 1000
+CHECKS = 5
+"""How often the generations are compared: once, if no other server wrote just before its writes were held."""
 
 
 class Phase(Enum):
@@ -154,23 +157,52 @@ class Rebuilds:
         new = await self._index.begin_generation(old.info, precision=model.manifest.precision)
         try:
             await rebuild.report(generation=new.info.generation, images_total=await old.count(call, strong=True))
-            async for page in record_pages(old, PAGE, call):
-                await gather(self._embed_again(record, old, new, model, call) for record in page)
-                await rebuild.report(images_done=rebuild.progress.images_done + len(page))
+            async for copied in self._copy(old, new, model, call, page_size=PAGE):
+                await rebuild.report(images_done=rebuild.progress.images_done + copied)
             await rebuild.report(phase=Phase.CHECKING)
-            await _compare(old, new, call)
+            await self._check(old, new, model, call)
             await rebuild.report(phase=Phase.SWITCHING)
             await self._index.publish(new.info)
         except BaseException:
-            with suppress(ClipseekError):  # the sweep will
-                await self._index.discard(new.info)
-            raise
-        try:
+            # It may be live all the same: an answer of Milvus can get lost.
+            if not await self._settle(new):
+                raise
+        else:
             await rebuild.report(phase=Phase.DROPPING)
-            await self._index.discard(old.info)
+            await self._settle(new)
+
+    async def _settle(self, new: CollectionIndex) -> bool:
+        """Whether the new generation is live; what cannot be settled now is left to the sweep."""
+        try:
+            return await self._index.settle(new.info)
         except (Exception, asyncio.CancelledError) as error:
-            # It is done all the same, also when the server stops now.
-            log.warning("the old generation is left to the sweep", collection=old.info.name, reason=repr(error))
+            log.warning("a generation is left to the sweep", collection=new.info.name, reason=repr(error))
+            return False
+
+    async def _check(self, old: CollectionIndex, new: CollectionIndex, model: Model, call: Call) -> None:
+        """Return when both hold the same records: writes that were under way on other servers came in meanwhile."""
+        for _ in range(CHECKS):
+            if not sum([differing async for differing in self._copy(old, new, model, call, page_size=CHECK_PAGE)]):
+                return
+        raise IndexUnavailable("the new generation does not come to hold the same records; rebuild again")
+
+    async def _copy(
+        self, old: CollectionIndex, new: CollectionIndex, model: Model, call: Call, *, page_size: int
+    ) -> AsyncIterator[int]:
+        """Have the new generation hold what the old one holds; yields how many records differed, page by page."""
+        async for page in record_pages(old, page_size, call):
+            copies = await new.get([record.image_id for record in page], call)
+            differing = [record for record in page if copies.get(record.image_id) != record]
+            for begin in range(0, len(differing), PAGE):
+                some = differing[begin : begin + PAGE]
+                await gather(self._embed_again(record, old, new, model, call) for record in some)
+            yield len(differing)
+        if await old.count(call, strong=True) != await new.count(call, strong=True):
+            async for page in record_pages(new, page_size, call):
+                originals = await old.get([record.image_id for record in page], call)
+                surplus = [record.image_id for record in page if record.image_id not in originals]
+                await new.delete(surplus, call)
+                yield len(surplus)
 
     async def _embed_again(
         self, record: Record, old: CollectionIndex, new: CollectionIndex, model: Model, call: Call
@@ -179,8 +211,9 @@ class Rebuilds:
         if data is None:
             # The vector is all that is left of the picture; it is still of the collection's space.
             log.warning("bytes are missing, vector is kept", image_id=record.image_id, collection=old.info.name)
-            row = (await old.get_rows([record.image_id], call))[record.image_id]
-            await new.upsert(row, call)
+            rows = await old.get_rows([record.image_id], call)
+            for row in rows.values():  # none, if it was deleted meanwhile
+                await new.upsert(row, call)
             return
         try:
             picture = await model.decode(data, call, thumbnail=False)
@@ -192,13 +225,3 @@ class Rebuilds:
             ) from error
         vector = await model.embed_picture(picture.pixels, call)
         await new.upsert(Row(record, vector), call)
-
-
-async def _compare(old: CollectionIndex, new: CollectionIndex, call: Call) -> None:
-    counts = [await collection.count(call, strong=True) for collection in (old, new)]
-    if counts[0] != counts[1]:
-        raise IndexUnavailable(f"the new generation has {counts[1]} pictures instead of {counts[0]}; rebuild again")
-    async for page in record_pages(old, PAGE, call):
-        copies = await new.get([record.image_id for record in page], call)
-        if any(copies.get(record.image_id) != record for record in page):
-            raise IndexUnavailable("the new generation does not hold the same records; rebuild again")

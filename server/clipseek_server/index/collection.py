@@ -11,6 +11,7 @@ import numpy as np
 from clipseek_server.batching import Batcher
 from clipseek_server.errors import CollectionGone, IndexUnavailable
 from clipseek_server.index.filters import Filter, to_text
+from clipseek_server.index.holds import Holds
 from clipseek_server.index.records import CollectionInfo, Effort, Match, Record, Row, Vector
 from clipseek_server.index.resident import ResidentCopy
 from clipseek_server.index.schema import stored
@@ -62,6 +63,7 @@ class MilvusCollection:
         info: What it is.
         table: Its rows.
         vector_index: What its searches may ask for.
+        holds: What other servers may do to its writes; ``None`` where there are none.
         resident_max_rows: Keep a copy in memory up to this many rows; ``None`` for no copy.
         executor: Where the copy is searched.
     """
@@ -72,12 +74,14 @@ class MilvusCollection:
         table: Table,
         vector_index: VectorIndex,
         *,
+        holds: Holds | None,
         resident_max_rows: int | None,
         executor: Executor,
     ) -> None:
         self.info = info
         self._table = table
         self._vector_index = vector_index
+        self._holds = holds
         self._max_rows = resident_max_rows or 0
         self._copy: ResidentCopy | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -217,6 +221,9 @@ class MilvusCollection:
             await self._table.upsert(rows)
         else:
             await self._table.delete(image_ids)
+        if self._holds is not None:
+            # What is written is not done yet: a server that rebuilds may have read before it.
+            await self._holds.check(self.info.name, self.info.generation)
         # No await from here on: a write is in the copy before anybody hears that it was done.
         if self._copy is not None:
             self._copy.put(rows)

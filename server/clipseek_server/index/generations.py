@@ -20,6 +20,8 @@ _LOAD_POLL_SECONDS = 0.05
 
 PREFIX = "CS_"
 """Users' names are lower case: none collides with a generation's."""
+_HOLD_PREFIX = "HELD_"
+_BEAT = "clipseek.beat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Generation:
         dimension: Length of its vectors.
         create_time: When the collection was made; microseconds since the epoch, UTC.
         birth_time: When this generation was made; likewise.
+        beat: What its builder counts while it lives.
         schema_version: How its rows lie in Milvus.
     """
 
@@ -46,6 +49,7 @@ class Generation:
     dimension: int
     create_time: int
     birth_time: int
+    beat: int = 0
     schema_version: int = SCHEMA_VERSION
 
     def properties(self) -> dict[str, str]:
@@ -59,6 +63,7 @@ class Generation:
             "clipseek.dimension": str(self.dimension),
             "clipseek.create_time": str(self.create_time),
             "clipseek.birth_time": str(self.birth_time),
+            _BEAT: str(self.beat),
         }
 
     @classmethod
@@ -73,6 +78,7 @@ class Generation:
             dimension=int(properties["clipseek.dimension"]),
             create_time=int(properties["clipseek.create_time"]),
             birth_time=int(properties["clipseek.birth_time"]),
+            beat=int(properties.get(_BEAT, 0)),
             schema_version=int(properties["clipseek.schema_version"]),
         )
 
@@ -87,6 +93,10 @@ class Generation:
 def new_physical_name(name: str) -> str:
     """A name that no generation ever had."""
     return f"{PREFIX}{name.upper()}_{secrets.token_hex(8)}"
+
+
+def _hold_alias(name: str) -> str:
+    return f"{_HOLD_PREFIX}{name.upper()}"
 
 
 class Generations:
@@ -151,16 +161,14 @@ class Generations:
         live = await self.live(name)
         return live is not None and live.physical == physical
 
+    async def is_named(self, generation: Generation) -> bool:
+        """Whether it is live, or held for."""
+        owners = [await self.live(generation.name), await self.holder(generation.name)]
+        return any(owner is not None and owner.physical == generation.physical for owner in owners)
+
     async def publish_first(self, generation: Generation) -> Generation:
         """Make it the live one of a new name: the commit point. Returns the live one: another's, if that came first."""
-        try:
-            await self._call(MilvusClient.create_alias, generation.physical, generation.name)
-        except ClipseekError as error:
-            live = await self.live(generation.name)
-            if live is None:
-                raise error from None
-            return live
-        return generation
+        return await self._claim(generation.name, generation)
 
     async def publish(self, physical: str, name: str) -> None:
         """Make a generation the live one of a name that has one."""
@@ -170,12 +178,41 @@ class Generations:
         """Take the name away."""
         await self._call(MilvusClient.drop_alias, name)
 
+    async def holder(self, name: str) -> Generation | None:
+        """The generation for whose sake the writes to a collection are held; see ``holds``."""
+        return await self.describe(_hold_alias(name))
+
+    async def hold(self, generation: Generation) -> Generation:
+        """Hold the writes to a collection for a generation's sake. Returns the holder: another's, if it came first."""
+        return await self._claim(_hold_alias(generation.name), generation)
+
+    async def beat(self, physical: str, count: int) -> None:
+        """Show that the one who builds a generation lives."""
+        await self._call(MilvusClient.alter_collection_properties, physical, {_BEAT: str(count)})
+
+    async def release(self, physical: str, name: str) -> None:
+        """Let the writes to a collection go, if it is this generation for whose sake they are held."""
+        holder = await self.holder(name)
+        if holder is not None and holder.physical == physical:
+            await self._call(MilvusClient.drop_alias, _hold_alias(name))
+
     async def drop(self, physical: str) -> None:
         """Drop a generation with its rows; nothing happens when it is gone already."""
         try:
             await self._call(MilvusClient.drop_collection, physical)
         except CollectionGone:
             return
+
+    async def _claim(self, alias: str, generation: Generation) -> Generation:
+        """Give an alias to a generation, unless another has it; returns the one that has it."""
+        try:
+            await self._call(MilvusClient.create_alias, generation.physical, alias)
+        except ClipseekError as error:
+            owner = await self.describe(alias)
+            if owner is None:
+                raise error from None
+            return owner
+        return generation
 
     async def _load(self, physical: str) -> None:
         # Not one call: a server may need longer for it than an answer may take.

@@ -3,17 +3,20 @@
 import asyncio
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 from clipseek_server.config import Settings
-from clipseek_server.errors import CollectionNotFound
+from clipseek_server.errors import ClipseekError, CollectionGone, CollectionHeld, CollectionNotFound
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.connection import Connection
 from clipseek_server.index.generations import Generation, Generations, new_physical_name
+from clipseek_server.index.holds import Holds
 from clipseek_server.index.records import CollectionInfo, now_micros
 from clipseek_server.index.table import Table
 from clipseek_server.index.vector_index import new_index
+from clipseek_server.telemetry import log
 
 _SCAN_THREADS = 2
 """Collections whose copies in memory are scanned at the same time; each scan's product uses all cores anyway."""
@@ -26,6 +29,8 @@ class MilvusIndex:
         self._settings = settings
         self._connection = Connection(settings)
         self._generations = Generations(self._connection, settings)
+        # Milvus Lite has no other writer than this process, whose own gates hold.
+        self._holds = None if self._connection.embedded else Holds(self._generations)
         self._scans = ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="resident")
         self._live: dict[str, MilvusCollection] = {}
         self._collections: dict[str, MilvusCollection] = {}
@@ -122,11 +127,15 @@ class MilvusIndex:
         """The uids of all collections, of generations without an alias too."""
         return {generation.uid for generation in await self._generations.all()}
 
-    async def drop(self, name: str) -> None:
-        """Drop a collection: the alias first, then every generation behind the name."""
+    async def drop(self, name: str, uid: str) -> None:
+        """Drop a collection: the alias first, then every generation behind the name.
+
+        Raises:
+            CollectionNotFound: It is gone; another of that name stays.
+        """
         async with self._lock(name):
             live = await self._generations.live(name)
-            if live is None:
+            if live is None or live.uid != uid:
                 raise CollectionNotFound(f"there is no collection {name!r}")
             self._live.pop(name, None)
             await self._generations.unpublish(name)
@@ -134,8 +143,25 @@ class MilvusIndex:
                 if generation.uid == live.uid:
                     await self._drop(generation.physical)
 
+    async def check_writable(self, generation: CollectionInfo) -> None:
+        """Raise ``CollectionHeld`` if another server rebuilds the collection; one that died is not waited for."""
+        if self._holds is None:
+            return
+        try:
+            await self._holds.check(generation.name, generation.generation)
+        except CollectionHeld:
+            await self._settle_abandoned(generation.name)
+            raise
+
     async def begin_generation(self, current: CollectionInfo, *, precision: str) -> MilvusCollection:
-        """A new, empty generation with the same uid and space, without an alias; not swept while this process lives."""
+        """A new, empty generation with the same uid and space, without an alias. Nobody sweeps it until it is settled.
+
+        From now on no server acknowledges a write to the current one.
+
+        Raises:
+            CollectionHeld: Another server rebuilds the collection.
+            CollectionGone: The current generation is not live any more.
+        """
         generation = Generation(
             physical=new_physical_name(current.name),
             name=current.name,
@@ -148,34 +174,42 @@ class MilvusIndex:
         )
         await self._make(generation)
         try:
+            if self._holds is not None:
+                await self._holds.take(generation)
+            if not await self._generations.is_live(current.generation, current.name):
+                raise CollectionGone(f"the collection {current.name!r} was rebuilt or deleted meanwhile")
             return await self._collection(generation)
         except BaseException:
-            self._building.discard(generation.physical)
+            with suppress(ClipseekError):  # the sweep will
+                await self._settle(generation.physical, generation.name, generation.uid)
             raise
 
     async def publish(self, generation: CollectionInfo) -> None:
-        """Make a generation the live one behind its name. The old one stays until it is discarded.
+        """Make a generation the live one behind its name.
 
         Raises:
             CollectionNotFound: The collection was dropped meanwhile.
+            IndexUnavailable: Writes may not have been held all the time; or the outcome is unknown: ``settle`` tells.
         """
         async with self._lock(generation.name):
             live = await self._generations.live(generation.name)
             if live is None or live.uid != generation.uid:
                 raise CollectionNotFound(f"the collection {generation.name!r} was deleted meanwhile")
+            if self._holds is not None:
+                await self._holds.check_kept(generation.generation, generation.name)
             # Forgotten first: who fails here may have changed the alias, and the name must be resolved afresh.
             self._live.pop(generation.name, None)
             await self._generations.publish(generation.generation, generation.name)
             self._building.discard(generation.generation)
 
-    async def discard(self, generation: CollectionInfo) -> None:
-        """Drop a generation, unless it is live: whoever could not learn whether it was published may call this."""
-        async with self._lock(generation.name):
-            if not await self._generations.is_live(generation.generation, generation.name):
-                await self._drop(generation.generation)
+    async def settle(self, generation: CollectionInfo) -> bool:
+        """End what ``begin_generation`` began: drop what is not live, and let writes go. Returns whether it is live."""
+        return await self._settle(generation.generation, generation.name, generation.uid)
 
     async def sweep(self, grace: float) -> list[str]:
         """Drop generations without an alias that are older than ``grace`` seconds; returns their names."""
+        for name in {generation.name for generation in await self._generations.all()}:
+            await self._settle_abandoned(name)
         youngest = now_micros() - round(grace * 1e6)
         swept = []
         for generation in await self._generations.all():
@@ -184,13 +218,15 @@ class MilvusIndex:
                 continue
             async with self._lock(generation.name):
                 # Asked here and not before: it may have been published meanwhile.
-                if not await self._generations.is_live(physical, generation.name):
+                if not await self._generations.is_named(generation):
                     await self._drop(physical)
                     swept.append(physical)
         return swept
 
     async def close(self) -> None:
         """Finish what was begun, flush, and let go of Milvus."""
+        if self._holds is not None:
+            self._holds.close()
         for collection in self._collections.values():
             await collection.close()
         await self._connection.close()
@@ -209,6 +245,26 @@ class MilvusIndex:
             # What is left of it is swept.
             self._building.discard(generation.physical)
             raise
+
+    async def _settle(self, physical: str, name: str, uid: str) -> bool:
+        async with self._lock(name):
+            if self._holds is not None:
+                self._holds.forsake(physical)
+            live = await self._generations.is_live(physical, name)
+            if live:
+                # Before writes go again: another server may still write to the old one.
+                for other in await self._generations.all():
+                    if other.uid == uid and other.physical != physical:
+                        await self._drop(other.physical)
+            await self._generations.release(physical, name)
+            if not live:
+                await self._drop(physical)
+            return live
+
+    async def _settle_abandoned(self, name: str) -> None:
+        if self._holds is not None and (holder := await self._holds.abandoned(name)) is not None:
+            log.warning("a rebuild was given up by a server that died", collection=name, generation=holder.physical)
+            await self._settle(holder.physical, name, holder.uid)
 
     async def _open(self, name: str) -> MilvusCollection:
         """As ``open``, with the name's lock held."""
@@ -245,6 +301,7 @@ class MilvusIndex:
             info,
             Table(generation.physical, vector_index, self._connection, self._settings),
             vector_index,
+            holds=self._holds,
             resident_max_rows=self._settings.resident_max_rows if self._connection.embedded else None,
             executor=self._scans,
         )

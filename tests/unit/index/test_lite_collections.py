@@ -204,7 +204,9 @@ async def test_racing_creates_get_one_collection(index: MilvusIndex) -> None:
 async def test_dropped_and_made_again(index: MilvusIndex) -> None:
     old = await make(index)
     await old.upsert(row("a", 1), Call())
-    await index.drop("default")
+    with pytest.raises(CollectionNotFound):
+        await index.drop("default", "another collection's")
+    await index.drop("default", old.info.uid)
     for operation in (
         old.get(["a"], Call()),
         old.upsert(row("b", 1), Call()),
@@ -218,7 +220,7 @@ async def test_dropped_and_made_again(index: MilvusIndex) -> None:
     with pytest.raises(CollectionNotFound):
         await index.open("default")
     with pytest.raises(CollectionNotFound):
-        await index.drop("default")
+        await index.drop("default", old.info.uid)
     new = await make(index)
     assert new.info.uid != old.info.uid
     assert await index.open("default") is new
@@ -230,7 +232,7 @@ async def test_writes_that_race_a_drop_are_done_or_told(index: MilvusIndex) -> N
     collection = await make(index)
     writes = [asyncio.create_task(collection.upsert(row(f"{number}", number), Call())) for number in range(50)]
     await asyncio.sleep(0)
-    await index.drop("default")
+    await index.drop("default", collection.info.uid)
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, CollectionGone) for outcome in outcomes)
     assert await index.names() == []
@@ -260,8 +262,7 @@ async def test_searches_never_fail_while_a_collection_is_rebuilt(index: MilvusIn
     assert await index.open("default") is old
     await index.publish(new.info)
     assert await index.open("default") is new
-    await index.discard(new.info)
-    await index.discard(old.info)
+    assert await index.settle(new.info)
     for _ in range(answers.qsize() + 8):
         await answers.get()
     for task in searches:
@@ -285,7 +286,7 @@ async def test_a_collection_that_is_rebuilt_while_all_are_listed_is_not_missed(
         monkeypatch.setattr(index._generations, "describe", describe)
         new = await index.begin_generation(old, precision="fp32")
         await index.publish(new.info)
-        await index.discard(old)
+        await index.settle(new.info)
         return await describe(physical)
 
     monkeypatch.setattr(index._generations, "describe", describe_late)
@@ -296,11 +297,22 @@ async def test_a_collection_that_is_rebuilt_while_all_are_listed_is_not_missed(
 async def test_a_generation_of_a_dropped_collection_is_not_published(index: MilvusIndex) -> None:
     old = await make(index)
     new = await index.begin_generation(old.info, precision="fp32")
-    await index.drop("default")
+    await index.drop("default", old.info.uid)
     again = await make(index)
     with pytest.raises(CollectionNotFound):
         await index.publish(new.info)
+    assert not await index.settle(new.info)
     assert await index.open("default") is again
+
+
+async def test_a_generation_is_not_begun_over_one_that_is_not_live(index: MilvusIndex) -> None:
+    old = await make(index)
+    new = await index.begin_generation(old.info, precision="fp32")
+    await index.publish(new.info)
+    with pytest.raises(CollectionGone):
+        await index.begin_generation(old.info, precision="fp32")
+    assert await index.settle(new.info)
+    assert [generation.physical for generation in await index._generations.all()] == [new.info.generation]
 
 
 async def test_sweep_takes_what_nothing_names(tmp_path: Path) -> None:
