@@ -161,6 +161,10 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(bundle, small_disk):
         assert caught.value.reason == "INDEX_UNAVAILABLE"
         with pytest.raises(UnavailableError, match="full"):
             client.delete("small", collection="pets")
+        with pytest.raises(UnavailableError, match="full"):
+            client.create_collection("new")
+        with pytest.raises(UnavailableError, match="full"):
+            list(client.rebuild("pets"))
         fillers.append(fill(small_disk, leaving=0))
         with pytest.raises(UnavailableError, match="full"):
             client.update("small", {"n": 3}, collection="pets")
