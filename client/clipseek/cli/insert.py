@@ -21,14 +21,15 @@ def insert(
     on_exists: Annotated[
         Literal["keep", "replace", "fail"],
         typer.Option(
-            help="When a picture is stored already: keep it and its metadata, replace its metadata by this path, or fail."
+            help="When a picture is stored already: keep it as it is, replace its metadata by this path, or fail."
         ),
     ] = "keep",
 ) -> None:
     """Store pictures: files, and all that lie below folders but hidden ones.
 
     Each is stored under the SHA-256 of its bytes, with its path below the folder as metadata "file". Repeating it
-    changes nothing. What is no picture is left out and listed. With --json, one line a picture. Exit code 1: some were not stored.
+    changes nothing. What is no picture is left out and listed. With --json, one line a picture. Exit code 1: some were
+    not stored.
 
     Try:
 
