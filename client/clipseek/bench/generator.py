@@ -1,0 +1,94 @@
+"""Runs a load in processes of its own, so that it shares no interpreter with what it measures."""
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from clipseek.bench.loops import Share, run_share
+from clipseek.bench.plan import Load, Target
+from clipseek.bench.recording import Recording, merge
+from clipseek.bench.results import LoadResult
+
+_HEAD_START = 0.1
+"""Seconds from the word to begin to the first call: enough for it to reach all processes."""
+
+
+class GeneratorError(Exception):
+    """A process of the generator could not do its part; the message says why."""
+
+
+def generate(target: Target, load: Load) -> LoadResult:
+    """Put a load on a target and wait for the last answer.
+
+    The processes are spawned: a script that calls this needs ``if __name__ == "__main__":``.
+
+    Raises:
+        GeneratorError: A process could not connect, or ended before its time.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pipes: list[Connection] = []
+        for index in range(load.processes):
+            pipe, other_end = context.Pipe()
+            share = Share(index, load.processes)
+            process = context.Process(target=_work, args=(target, load, share, other_end), daemon=True)
+            process.start()
+            other_end.close()
+            stack.callback(_end, process)
+            pipes.append(stack.enter_context(pipe))
+        for pipe in pipes:
+            _receive(pipe)
+        start = time.monotonic() + _HEAD_START
+        for pipe in pipes:
+            pipe.send(start)
+        return merge(_recordings(pipes))
+
+
+def _recordings(pipes: Sequence[Connection]) -> list[Recording]:
+    recordings = []
+    for pipe in pipes:
+        recording = _receive(pipe)
+        if recording is None:
+            raise GeneratorError("a process of the load generator began twice")
+        recordings.append(recording)
+    return recordings
+
+
+def _receive(pipe: Connection) -> Recording | None:
+    """A process's next word: ``None`` when it is ready, then its recording."""
+    try:
+        word: Recording | str | None = pipe.recv()
+    except EOFError:
+        raise GeneratorError("a process of the load generator ended before its time") from None
+    if isinstance(word, str):
+        raise GeneratorError(word)
+    return word
+
+
+def _end(process: BaseProcess) -> None:
+    process.join(timeout=1)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _work(target: Target, load: Load, share: Share, pipe: Connection) -> None:
+    """What a process does."""
+    with pipe:
+        try:
+            pipe.send(asyncio.run(_calls(target, load, share, pipe)))
+        except Exception as error:
+            pipe.send(f"the load generator failed: {type(error).__name__}: {error}")
+
+
+async def _calls(target: Target, load: Load, share: Share, pipe: Connection) -> Recording:
+    async with target.connect() as operations:
+        if unknown := load.mix.keys() - operations.keys():
+            raise ValueError(f"no such operation: {', '.join(sorted(unknown))}; there are {', '.join(operations)}")
+        pipe.send(None)
+        start: float = await asyncio.to_thread(pipe.recv)
+        return await run_share(operations, load, share, start)

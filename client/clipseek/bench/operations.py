@@ -1,0 +1,132 @@
+"""The operations of a clipseek server that a load can be made of."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from clipseek import AsyncClient, InsertItem
+from clipseek.bench.plan import Done, Operation
+from clipseek.bench.sentences import sentence
+from clipseek.results import Timing
+
+
+@dataclass(frozen=True)
+class ClipseekTarget:
+    """A server and what to send to it.
+
+    Operations: ``search_text``, ``search_image``, ``embed_text``, ``embed_image``, ``insert``, ``bulk_import``. All
+    but ``search_text`` and ``embed_text`` need pictures.
+
+    Attributes:
+        address: ``HOST:PORT``.
+        collection: Searched and inserted into; empty means ``default``.
+        texts: Sentences, in turn; without any each call has a sentence of its own.
+        pictures: Paths of picture files, in turn. Inserts store each call's under an id of its own.
+        filter: Of the searches.
+        top_k: Of the searches.
+        bulk_items: Pictures of one bulk import; they are read when their turn comes.
+        id_prefix: Of the ids that inserts make up; the rest is the number of the call.
+        timeout: Seconds that a call may take; a bulk import has no limit.
+    """
+
+    address: str
+    collection: str = ""
+    texts: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    filter: str = ""
+    top_k: int = 5
+    bulk_items: int = 64
+    id_prefix: str = "bench"
+    timeout: float = 60.0
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Mapping[str, Operation]]:
+        """Connect, and see that the server answers."""
+        async with AsyncClient(self.address, timeout=self.timeout) as client:
+            await client.info()
+            yield _Operations(client, self).by_name()
+
+
+class _Operations:
+    def __init__(self, client: AsyncClient, target: ClipseekTarget) -> None:
+        self._client = client
+        self._target = target
+
+    def by_name(self) -> Mapping[str, Operation]:
+        operations: dict[str, Operation] = {"search_text": self.search_text, "embed_text": self.embed_text}
+        if self._target.pictures:
+            operations |= {
+                "search_image": self.search_image,
+                "embed_image": self.embed_image,
+                "insert": self.insert,
+                "bulk_import": self.bulk_import,
+            }
+        return operations
+
+    async def search_text(self, number: int) -> Done:
+        target = self._target
+        result = await self._client.search_text(
+            self._text(number), collection=target.collection, filter=target.filter, top_k=target.top_k
+        )
+        return Done(stages=_stages(result.timing))
+
+    async def search_image(self, number: int) -> Done:
+        target = self._target
+        result = await self._client.search_image(
+            self._picture(number), collection=target.collection, filter=target.filter, top_k=target.top_k
+        )
+        return Done(stages=_stages(result.timing))
+
+    async def embed_text(self, number: int) -> Done:
+        await self._client.embed_text(self._text(number))
+        return Done()
+
+    async def embed_image(self, number: int) -> Done:
+        await self._client.embed_image(self._picture(number))
+        return Done()
+
+    async def insert(self, number: int) -> Done:
+        await self._client.insert(
+            self._picture(number), image_id=f"{self._target.id_prefix}-{number}", collection=self._target.collection
+        )
+        return Done()
+
+    async def bulk_import(self, number: int) -> Done:
+        failures: Counter[str] = Counter()
+        stored = 0
+        async for result in self._client.insert_many(self._items(number), collection=self._target.collection):
+            if result.error is None:
+                stored += 1
+            else:
+                failures[result.error.code.name] += 1
+        return Done(items=stored, failures=failures)
+
+    def _items(self, number: int) -> Iterator[InsertItem]:
+        target = self._target
+        for at in range(target.bulk_items):
+            path = target.pictures[(number * target.bulk_items + at) % len(target.pictures)]
+            yield InsertItem(Path(path), image_id=f"{target.id_prefix}-{number}-{at}")
+
+    def _text(self, number: int) -> str:
+        texts = self._target.texts
+        return texts[number % len(texts)] if texts else sentence(number)
+
+    def _picture(self, number: int) -> bytes:
+        return self._pictures[number % len(self._pictures)]
+
+    @cached_property
+    def _pictures(self) -> list[bytes]:
+        return [Path(path).read_bytes() for path in self._target.pictures]
+
+
+def _stages(timing: Timing) -> dict[str, float]:
+    return {
+        "decode": timing.decode,
+        "queue": timing.queue,
+        "inference": timing.inference,
+        "index": timing.index,
+        "total": timing.total,
+    }
