@@ -141,6 +141,15 @@ class Batcher(Generic[Item, Result]):
             self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
         return await future
 
+    def largest(self, item: Item) -> int:
+        """How many items like this one go together at the measured pace; one before anything is known."""
+        seconds = self._pace.seconds(self._weigh(item))
+        return max(1, int(min(self._max_batch, self._max_seconds / seconds))) if seconds else 1
+
+    def learn(self, items: Sequence[Item], seconds: float) -> None:
+        """Take a run that was not the batcher's own into the measured pace."""
+        self._pace.learn(sum(self._weigh(item) for item in items), seconds)
+
     async def close(self) -> None:
         """Take nothing new, finish what waits, and return when it is done."""
         self._closed = True
@@ -237,7 +246,7 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             results = [error] * len(batch)
         else:
-            self._pace.learn(sum(waiting.weight for waiting in batch), telemetry.now() - begin)
+            self.learn([waiting.item for waiting in batch], telemetry.now() - begin)
         seconds = telemetry.now() - begin
         for waiting, result in zip(batch, results, strict=True):
             waiting.call.spent(self._stage, seconds)

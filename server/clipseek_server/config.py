@@ -70,13 +70,24 @@ class Settings(BaseSettings):
         ge=0,
         description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use.",
     )
-    vision_batch: int = Field(
-        8,
-        ge=1,
-        le=256,
-        description="Most pictures in one run. A search may wait for one run, so more helps bulk on a GPU and hurts searches on a CPU.",
+    batch_seconds: float = Field(
+        0.1,
+        gt=0,
+        description="Seconds that one run may take, at the pace that the runs themselves show: a search may have to wait for one. A single picture or text may take longer.",
     )
-    text_batch: int = Field(16, ge=1, le=256, description="Most texts in one run.")
+    batch_delay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Seconds that a free tower waits for more to come. For GPUs; on a CPU what waits meanwhile is enough.",
+    )
+    vision_batch: int = Field(32, ge=1, le=256, description="Most pictures in one run, however short it is.")
+    text_batch: int = Field(64, ge=1, le=256, description="Most texts in one run, however short it is.")
+    text_cache: int = Field(
+        10_000,
+        ge=0,
+        description="Texts of each model whose embeddings are kept (2 KB each at 512 dimensions); 0 keeps none.",
+    )
     queue_length: int = Field(
         256,
         ge=1,
