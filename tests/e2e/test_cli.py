@@ -44,6 +44,9 @@ def test_a_folder_goes_in_is_found_and_goes(run, folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "22 created, 1 no pictures" in result.stderr
     assert "22 unchanged" in run("insert", folder).stderr
+    (folder / "twice.jpg").write_bytes((folder / "photo.jpg").read_bytes())
+    assert "23 unchanged" in run("insert", folder).stderr
+    (folder / "twice.jpg").unlink()
 
     page = tmp_path / "found.html"
     result = run("search", "--image", folder / "photo.jpg", "--top-k", 3, "--json", "--html", page)

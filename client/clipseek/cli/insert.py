@@ -19,13 +19,17 @@ def insert(
     session: Session,
     paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders to look through.", show_default=False)],
     on_exists: Annotated[
-        Literal["replace", "keep", "fail"], typer.Option(help="What to do when a picture is stored already.")
-    ] = "replace",
+        Literal["keep", "replace", "fail"],
+        typer.Option(
+            help="When a picture is stored already: keep it as it is, replace its metadata by this path, or fail."
+        ),
+    ] = "keep",
 ) -> None:
-    """Store pictures: files, and all that lie below folders.
+    """Store pictures: files, and all that lie below folders but hidden ones.
 
-    Each is stored under the SHA-256 of its bytes, with its path below the folder as metadata "file". Repeating it is
-    safe. What is no picture is left out and listed. With --json, one line a picture. Exit code 1: some were not stored.
+    Each is stored under the SHA-256 of its bytes, with its path below the folder as metadata "file". Repeating it
+    changes nothing. What is no picture is left out and listed. With --json, one line a picture. Exit code 1: some were
+    not stored.
 
     Try:
 
