@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from clipseek_server import telemetry
+from clipseek_server import metrics, telemetry
 from clipseek_server.errors import ClipseekError, DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
 
@@ -60,7 +60,7 @@ class Batcher(Generic[Item, Result]):
     in the same order. A result that is an exception fails its item alone; an exception raised fails the batch.
 
     Args:
-        name: For messages: what is full.
+        name: For messages and metrics: what is full.
         run: Runs one batch. It must not block the event loop.
         max_batch: Most items in a batch.
         max_queue: Most interactive items that wait; one more is ``Overloaded``. Bulk is bounded by what lets it in: a
@@ -107,6 +107,10 @@ class Batcher(Generic[Item, Result]):
         self._max_workers = workers
         self._workers: set[asyncio.Task[None]] = set()
         self._full = asyncio.Event()
+        self._length = metrics.QUEUE_LENGTH.labels(name)
+        self._wait_seconds = metrics.QUEUE_SECONDS.labels(name)
+        self._batch_items = metrics.BATCH_ITEMS.labels(name)
+        self._batch_seconds = metrics.BATCH_SECONDS.labels(name)
         self._closed = False
 
     @property
@@ -134,6 +138,7 @@ class Batcher(Generic[Item, Result]):
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         queue.append(_Waiting(item, call, future, weight, telemetry.now()))
+        self._length.inc()
         if self.waiting >= self._max_batch:
             self._full.set()
         self._workers = {worker for worker in self._workers if not worker.done()}
@@ -171,6 +176,7 @@ class Batcher(Generic[Item, Result]):
 
     def _drop_dead(self) -> None:
         alive = [waiting for waiting in self._interactive if self._is_alive(waiting)]
+        self._length.dec(len(self._interactive) - len(alive))
         self._interactive.clear()
         self._interactive.extend(alive)
 
@@ -199,7 +205,7 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         items: list[Item] = []
         passed_over: list[_Waiting[Item, Result]] = []
-        weight = 0.0
+        weight, length = 0.0, len(queue)
         while queue and len(batch) < self._max_batch:
             waiting = queue.popleft()
             if not self._is_alive(waiting):
@@ -213,6 +219,7 @@ class Batcher(Generic[Item, Result]):
             items.append(waiting.item)
             weight += waiting.weight
         queue.extendleft(reversed(passed_over))
+        self._length.dec(length - len(queue))
         return batch
 
     def _fits(self, items: Sequence[Item], weight: float, waiting: _Waiting[Item, Result]) -> bool:
@@ -239,6 +246,7 @@ class Batcher(Generic[Item, Result]):
         begin = telemetry.now()
         for waiting in batch:
             waiting.call.spent(Stage.QUEUE, begin - waiting.since)
+            self._wait_seconds.observe(begin - waiting.since)
         try:
             results = await self._run([waiting.item for waiting in batch])
             if len(results) != len(batch):
@@ -248,6 +256,8 @@ class Batcher(Generic[Item, Result]):
         else:
             self.learn([waiting.item for waiting in batch], telemetry.now() - begin)
         seconds = telemetry.now() - begin
+        self._batch_items.observe(len(batch))
+        self._batch_seconds.observe(seconds)
         for waiting, result in zip(batch, results, strict=True):
             waiting.call.spent(self._stage, seconds)
             if waiting.future.done():

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         description="Address to listen on, HOST:PORT or unix:PATH. Loopback unless told otherwise: there is no authentication yet.",
     )
+    metrics_listen: str = Field(
+        "",
+        description="Address for Prometheus, HOST:PORT, e.g. 127.0.0.1:9464; empty means none. It has no authentication.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder for Milvus Lite's files and the pictures' bytes.")
     bundles: Annotated[list[Path], NoDecode] = Field(
         [Path("bundles/default")], description="Model bundles to load, separated by commas; the first is the default."
@@ -217,6 +221,14 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not value.startswith("unix:") and not (host and port.isdecimal() and int(port) < 65_536):
             raise ValueError("give HOST:PORT, with a port below 65536, or unix:PATH")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdecimal() and int(port) < 65_536):
+            raise ValueError("give HOST:PORT, with a port below 65536")
         return value
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clipseek_server import telemetry
+from clipseek_server import metrics, telemetry
 from clipseek_server.batching import Batcher
 from clipseek_server.config import Settings
 from clipseek_server.encoding.bundle import (
@@ -105,6 +105,9 @@ class LoadedModel:
         for golden in manifest.golden:
             model._check(golden)
         model._warm()
+        for tower, session in (("vision", vision), ("text", text)):
+            for rank, provider in enumerate(session.providers):
+                metrics.PROVIDERS.labels(manifest.name, tower, provider, rank).set(1)
         return model
 
     @property
@@ -151,7 +154,9 @@ class LoadedModel:
             DeadlineExceeded: The deadline passed before the run, or will before its turn comes.
         """
         call.check_deadline()
-        if (known := self._text_cache.get(text)) is not None:
+        known = self._text_cache.get(text)
+        metrics.TEXT_CACHE.labels(self._manifest.name, "no" if known is None else "yes").inc()
+        if known is not None:
             return known
         if len(text) > _TOKENIZE_ON_THE_LOOP_CHARACTERS:
             tokens = await asyncio.to_thread(self._tokenizer.tokenize, text)
