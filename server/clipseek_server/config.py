@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from clipseek_server.cores import available_cores
 from clipseek_server.errors import StartupError
 
 MIB = 1024 * 1024
@@ -35,11 +36,6 @@ _RECORD_BYTES = 1024
 """More than a record without its metadata takes in a response."""
 
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
-
-
-def available_cores() -> int:
-    """Cores that this process may use, cpu sets included."""
-    return len(os.sched_getaffinity(0))
 
 
 class Settings(BaseSettings):
@@ -72,7 +68,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         0,
         ge=0,
-        description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use.",
+        description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use, limits of containers included.",
     )
     batch_seconds: float = Field(
         0.1,
