@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 
+from clipseek_server import metrics
 from clipseek_server.catalog.checks import Checks
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.images import Images
@@ -64,6 +65,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.address = ""
+        self.metrics_port: int | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Server":
@@ -130,6 +132,8 @@ class Server:
             max_message_bytes=settings.max_message_bytes,
         )
         self.address = _bind(server, settings.listen)
+        if settings.metrics_listen:
+            self.metrics_port = stack.enter_context(metrics.endpoint(settings.metrics_listen))
         for service in ("EmbeddingService", "InfoService"):
             health.set(service, serving=True)
         watch = _IndexWatch(index, health)

@@ -1,18 +1,21 @@
 """One mechanism for everything that is cheaper together: model runs, reads by id, writes, searches.
 
-A ``Batcher`` takes single items, and whenever its runner is free it hands it all that waits, up to ``max_batch``
-(greedy: no timer). The queue is bounded, interactive items go before bulk ones, and bulk still gets at least one batch
-in eight. An item whose caller has gone or whose deadline has passed is dropped before it is run.
+A ``Batcher`` takes single items, and whenever its runner is free it hands it all that waits, up to ``max_batch`` and up
+to what fits in a bounded run time (greedy: no timer unless one is asked for). The queue is bounded, interactive items
+go before bulk ones, and bulk still gets at least one batch in eight. An item whose caller has gone or whose deadline
+has passed is dropped before it is run; one whose deadline cannot be met any more is refused when it comes.
 """
 
 import asyncio
-import time
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from clipseek_server.errors import ClipseekError, NotServing, Overloaded
+from clipseek_server import metrics, telemetry
+from clipseek_server.errors import ClipseekError, DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
 
 Item = TypeVar("Item")
@@ -21,13 +24,33 @@ Result = TypeVar("Result")
 BULK_TURN = 8
 """At least one batch in this many goes to bulk when bulk waits."""
 
+_FORGETTING = 0.9
+"""What each run leaves of the weight of all runs before it in the measured pace."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
     call: Call
     future: "asyncio.Future[Result]"
-    since: float = field(default_factory=time.monotonic)
+    weight: float
+    since: float
+
+
+class _Pace:
+    """Seconds that a unit of work takes, measured on the runs; the last ones count most."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._work = 0.0
+
+    def learn(self, work: float, seconds: float) -> None:
+        self._seconds = _FORGETTING * self._seconds + seconds
+        self._work = _FORGETTING * self._work + work
+
+    def seconds(self, work: float) -> float:
+        """For so much work; 0 before the first run."""
+        return work * self._seconds / self._work if self._work else 0.0
 
 
 class Batcher(Generic[Item, Result]):
@@ -37,15 +60,19 @@ class Batcher(Generic[Item, Result]):
     in the same order. A result that is an exception fails its item alone; an exception raised fails the batch.
 
     Args:
-        name: For messages: what is full.
+        name: For messages and metrics: what is full.
         run: Runs one batch. It must not block the event loop.
         max_batch: Most items in a batch.
         max_queue: Most interactive items that wait; one more is ``Overloaded``. Bulk is bounded by what lets it in: a
             stream stops reading while its window is full.
         stage: The stage that the run counts as; waiting always counts as ``Stage.QUEUE``.
         workers: Most batches that run at a time.
-        may_join: Whether an item may join a batch that already holds these; by default it always may. One that may not
-            is first in the next batch.
+        may_join: Whether an item may join a batch that already holds these; by default it always may.
+        in_order: Whether one that may not join is first in the next batch. If not, what waits behind it may overtake it
+            into this batch; the one that waits longest always leads a batch.
+        weigh: How much work an item is, in any unit; by default each is as much.
+        max_seconds: What a batch may take at the measured pace. A single item may take longer.
+        delay: Seconds that a free runner waits for a batch to fill up, from the arrival of its first item on.
     """
 
     def __init__(
@@ -58,6 +85,10 @@ class Batcher(Generic[Item, Result]):
         stage: Stage,
         workers: int = 1,
         may_join: Callable[[Sequence[Item], Item], bool] | None = None,
+        in_order: bool = True,
+        weigh: Callable[[Item], float] = lambda _: 1.0,
+        max_seconds: float = math.inf,
+        delay: float = 0.0,
     ) -> None:
         self._name = name
         self._run = run
@@ -65,11 +96,21 @@ class Batcher(Generic[Item, Result]):
         self._max_queue = max_queue
         self._stage = stage
         self._may_join = may_join
+        self._in_order = in_order
+        self._weigh = weigh
+        self._max_seconds = max_seconds
+        self._delay = delay
+        self._pace = _Pace()
         self._interactive: deque[_Waiting[Item, Result]] = deque()
         self._bulk: deque[_Waiting[Item, Result]] = deque()
         self._batches_since_bulk = 0
         self._max_workers = workers
         self._workers: set[asyncio.Task[None]] = set()
+        self._full = asyncio.Event()
+        self._length = metrics.QUEUE_LENGTH.labels(name)
+        self._wait_seconds = metrics.QUEUE_SECONDS.labels(name)
+        self._batch_items = metrics.BATCH_ITEMS.labels(name)
+        self._batch_seconds = metrics.BATCH_SECONDS.labels(name)
         self._closed = False
 
     @property
@@ -82,31 +123,60 @@ class Batcher(Generic[Item, Result]):
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The call's deadline passed before the item was run.
+            DeadlineExceeded: The call's deadline passed before the item was run, or will before its turn comes.
             NotServing: The batcher is closed.
         """
         if self._closed:
             raise NotServing("the server is shutting down; retry elsewhere or later")
         call.check_deadline()
+        queue = self._bulk if call.bulk else self._interactive
+        weight = self._weigh(item)
+        self._check_in_time(queue, weight, call)
         if not call.bulk and len(self._interactive) >= self._max_queue:
             self._drop_dead()
             if len(self._interactive) >= self._max_queue:
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
-        waiting = _Waiting[Item, Result](item, call, asyncio.get_running_loop().create_future())
-        (self._bulk if call.bulk else self._interactive).append(waiting)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        queue.append(_Waiting(item, call, future, weight, telemetry.now()))
+        self._length.inc()
+        if self.waiting >= self._max_batch:
+            self._full.set()
         self._workers = {worker for worker in self._workers if not worker.done()}
         if len(self._workers) < self._max_workers:
             self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
-        return await waiting.future
+        return await future
+
+    def largest(self, item: Item) -> int:
+        """How many items like this one go together at the measured pace; one before anything is known."""
+        seconds = self._pace.seconds(self._weigh(item))
+        return max(1, int(min(self._max_batch, self._max_seconds / seconds))) if seconds else 1
+
+    def learn(self, items: Sequence[Item], seconds: float) -> None:
+        """Take a run that was not the batcher's own into the measured pace."""
+        self._pace.learn(sum(self._weigh(item) for item in items), seconds)
 
     async def close(self) -> None:
         """Take nothing new, finish what waits, and return when it is done."""
         self._closed = True
+        self._full.set()
         if self._workers:
             await asyncio.wait(self._workers)
 
+    def _check_in_time(self, queue: "deque[_Waiting[Item, Result]]", weight: float, call: Call) -> None:
+        """Refuse what would only wait in vain; never the first in the queue, or a wrong pace would never be mended."""
+        if call.deadline is None or not queue:
+            return
+        work = weight + sum(waiting.weight for waiting in queue if not waiting.future.done())
+        seconds = self._pace.seconds(work) / self._max_workers
+        if telemetry.now() + seconds > call.deadline:
+            raise DeadlineExceeded(
+                f"{len(queue)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
+                "or retry later"
+            )
+
     def _drop_dead(self) -> None:
         alive = [waiting for waiting in self._interactive if self._is_alive(waiting)]
+        self._length.dec(len(self._interactive) - len(alive))
         self._interactive.clear()
         self._interactive.extend(alive)
 
@@ -134,33 +204,65 @@ class Batcher(Generic[Item, Result]):
     def _take(self, queue: "deque[_Waiting[Item, Result]]") -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
         items: list[Item] = []
+        passed_over: list[_Waiting[Item, Result]] = []
+        weight, length = 0.0, len(queue)
         while queue and len(batch) < self._max_batch:
-            if not self._is_alive(queue[0]):
-                queue.popleft()
+            waiting = queue.popleft()
+            if not self._is_alive(waiting):
                 continue
-            if items and self._may_join is not None and not self._may_join(items, queue[0].item):
-                break
-            batch.append(queue.popleft())
-            items.append(batch[-1].item)
+            if batch and not self._fits(items, weight, waiting):
+                passed_over.append(waiting)
+                if self._in_order:
+                    break
+                continue
+            batch.append(waiting)
+            items.append(waiting.item)
+            weight += waiting.weight
+        queue.extendleft(reversed(passed_over))
+        self._length.dec(length - len(queue))
         return batch
 
+    def _fits(self, items: Sequence[Item], weight: float, waiting: _Waiting[Item, Result]) -> bool:
+        if self._may_join is not None and not self._may_join(items, waiting.item):
+            return False
+        return self._pace.seconds(weight + waiting.weight) <= self._max_seconds
+
+    async def _fill_up(self) -> None:
+        oldest = min(queue[0].since for queue in (self._interactive, self._bulk) if queue)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(oldest + self._delay - telemetry.now()):
+                while self.waiting < self._max_batch and not self._closed:
+                    self._full.clear()
+                    await self._full.wait()
+
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            begin = time.monotonic()
-            for waiting in batch:
-                waiting.call.spent(Stage.QUEUE, begin - waiting.since)
-            try:
-                results = await self._run([waiting.item for waiting in batch])
-                if len(results) != len(batch):
-                    raise RuntimeError(f"{self._name}: {len(batch)} items gave {len(results)} results")
-            except Exception as error:
-                results = [error] * len(batch)
-            seconds = time.monotonic() - begin
-            for waiting, result in zip(batch, results, strict=True):
-                waiting.call.spent(self._stage, seconds)
-                if waiting.future.done():
-                    continue
-                if isinstance(result, Exception):
-                    waiting.future.set_exception(result)
-                else:
-                    waiting.future.set_result(result)
+        while self.waiting:
+            if self._delay:
+                await self._fill_up()
+            if batch := self._next_batch():
+                await self._run_batch(batch)
+
+    async def _run_batch(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
+        begin = telemetry.now()
+        for waiting in batch:
+            waiting.call.spent(Stage.QUEUE, begin - waiting.since)
+            self._wait_seconds.observe(begin - waiting.since)
+        try:
+            results = await self._run([waiting.item for waiting in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{self._name}: {len(batch)} items gave {len(results)} results")
+        except Exception as error:
+            results = [error] * len(batch)
+        else:
+            self.learn([waiting.item for waiting in batch], telemetry.now() - begin)
+        seconds = telemetry.now() - begin
+        self._batch_items.observe(len(batch))
+        self._batch_seconds.observe(seconds)
+        for waiting, result in zip(batch, results, strict=True):
+            waiting.call.spent(self._stage, seconds)
+            if waiting.future.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result)

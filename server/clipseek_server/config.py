@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from clipseek_server.cores import available_cores
 from clipseek_server.errors import StartupError
 
 MIB = 1024 * 1024
@@ -37,11 +38,6 @@ _RECORD_BYTES = 1024
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
 
-def available_cores() -> int:
-    """Cores that this process may use, cpu sets included."""
-    return len(os.sched_getaffinity(0))
-
-
 class Settings(BaseSettings):
     """The server's settings."""
 
@@ -53,6 +49,10 @@ class Settings(BaseSettings):
     listen: str = Field(
         "127.0.0.1:50051",
         description="Address to listen on, HOST:PORT or unix:PATH. Loopback unless told otherwise: there is no authentication yet.",
+    )
+    metrics_listen: str = Field(
+        "",
+        description="Address for Prometheus, HOST:PORT, e.g. 127.0.0.1:9464; empty means none. It has no authentication.",
     )
     data_dir: Path = Field(Path("data"), description="Folder for Milvus Lite's files and the pictures' bytes.")
     bundles: Annotated[list[Path], NoDecode] = Field(
@@ -68,15 +68,26 @@ class Settings(BaseSettings):
     threads: int = Field(
         0,
         ge=0,
-        description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use.",
+        description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use, limits of containers included.",
     )
-    vision_batch: int = Field(
-        8,
-        ge=1,
-        le=256,
-        description="Most pictures in one run. A search may wait for one run, so more helps bulk on a GPU and hurts searches on a CPU.",
+    batch_seconds: float = Field(
+        0.1,
+        gt=0,
+        description="Seconds that one run may take, at the pace that the runs themselves show: a search may have to wait for one. A single picture or text may take longer.",
     )
-    text_batch: int = Field(16, ge=1, le=256, description="Most texts in one run.")
+    batch_delay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Seconds that a free tower waits for more to come. For GPUs; on a CPU what waits meanwhile is enough.",
+    )
+    vision_batch: int = Field(32, ge=1, le=256, description="Most pictures in one run, however short it is.")
+    text_batch: int = Field(64, ge=1, le=256, description="Most texts in one run, however short it is.")
+    text_cache: int = Field(
+        10_000,
+        ge=0,
+        description="Texts of each model whose embeddings are kept (2 KB each at 512 dimensions); 0 keeps none.",
+    )
     queue_length: int = Field(
         256,
         ge=1,
@@ -206,6 +217,14 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not value.startswith("unix:") and not (host and port.isdecimal() and int(port) < 65_536):
             raise ValueError("give HOST:PORT, with a port below 65536, or unix:PATH")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdecimal() and int(port) < 65_536):
+            raise ValueError("give HOST:PORT, with a port below 65536")
         return value
 
     @model_validator(mode="after")

@@ -17,6 +17,11 @@ import structlog
 from clipseek_server.errors import DeadlineExceeded
 
 
+def now() -> float:
+    """Seconds on the clock of deadlines and stage times, which only grows."""
+    return time.monotonic()
+
+
 class Stage(StrEnum):
     """A stage of a call; ``clipseek.v1.Timing`` has those that clients see."""
 
@@ -33,7 +38,7 @@ class Call:
 
     Attributes:
         request_id: Names the call in logs and errors.
-        deadline: On ``time.monotonic``'s clock, in seconds; ``None`` means that the caller waits for ever.
+        deadline: On the clock of ``now``, in seconds; ``None`` means that the caller waits for ever.
         bulk: Whether interactive work goes before it.
         seconds: Time spent in each stage so far; of a stream, by all its items together.
         items: What became of the items of a call that has many, for its log line.
@@ -42,19 +47,19 @@ class Call:
     request_id: str = "-"
     deadline: float | None = None
     bulk: bool = False
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: now())
     seconds: dict[Stage, float] = field(default_factory=dict)
     items: Counter[str] = field(default_factory=Counter)
 
     @property
     def elapsed(self) -> float:
         """Seconds since the call arrived."""
-        return time.monotonic() - self.started
+        return now() - self.started
 
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and now() >= self.deadline
 
     def check_deadline(self) -> None:
         """Raise ``DeadlineExceeded`` once the deadline has passed; call it before anything that costs."""
@@ -68,11 +73,11 @@ class Call:
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Time a ``with`` block as part of ``stage``."""
-        begin = time.monotonic()
+        begin = now()
         try:
             yield
         finally:
-            self.spent(stage, time.monotonic() - begin)
+            self.spent(stage, now() - begin)
 
 
 class _Lines(structlog.PrintLogger):

@@ -1,8 +1,13 @@
 import asyncio
+import gc
 import time
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from clipseek_server import telemetry
 from clipseek_server.batching import BULK_TURN, Batcher
 from clipseek_server.errors import DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
@@ -197,3 +202,263 @@ async def test_nothing_is_lost_doubled_or_leaked_over_many_items():
     for item, result in enumerate(results):
         assert isinstance(result, asyncio.CancelledError) if item % 10 == 0 else result == item
     assert batcher.waiting == 0
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(telemetry, "now", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def timed(clock: Clock, batches: list[list[float]]):
+    """A run that takes as many seconds as the sum of its items."""
+
+    async def run(items):
+        batches.append(list(items))
+        await asyncio.sleep(0)
+        clock.now += sum(items)
+        return items
+
+    return run
+
+
+async def test_a_batch_takes_no_longer_than_it_may_at_the_measured_pace(clock):
+    batches: list[list[float]] = []
+    batcher = make(timed(clock, batches), max_batch=100, max_queue=100, weigh=float, max_seconds=10.0)
+    await asyncio.gather(*submit_all(batcher, [1.0] * 30))
+    assert [len(batch) for batch in batches] == [30]  # nothing is known yet
+    batches.clear()
+    await asyncio.gather(*submit_all(batcher, [1.0] * 25 + [50.0]))
+    assert [len(batch) for batch in batches] == [10, 10, 5, 1]  # what is too long by itself runs alone
+
+
+async def test_the_pace_follows_the_machine(clock):
+    factor = 1.0
+
+    async def run(items):
+        clock.now += factor * len(items)
+        return items
+
+    sizes: list[int] = []
+
+    async def counted(items):
+        sizes.append(len(items))
+        return await run(items)
+
+    batcher = make(counted, max_batch=100, max_queue=100, max_seconds=10.0)
+    await asyncio.gather(*submit_all(batcher, range(40)))
+    factor = 5.0
+    for _ in range(4):
+        await asyncio.gather(*submit_all(batcher, range(10)))
+    sizes.clear()
+    await asyncio.gather(*submit_all(batcher, range(10)))
+    assert sizes[0] < 5
+
+
+async def test_what_cannot_be_in_time_is_refused_at_once(clock, runner):
+    batcher = make(runner, max_batch=1, max_queue=100)
+    running = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    clock.now += 10.0  # "a" takes ten seconds
+    runner.free(1)
+    await running[0]
+    running = submit_all(batcher, ["b"])
+    await runner.busy.wait()
+
+    waiting = submit_all(batcher, ["c"], Call(deadline=clock.now + 5.0))  # the first in the queue: let it try
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="1 wait for the test"):
+        await batcher.submit("d", Call(deadline=clock.now + 15.0))
+    waiting += submit_all(batcher, ["e"], Call(deadline=clock.now + 25.0)) + submit_all(batcher, ["f"], Call())
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded):  # what bulk waits for is not what others wait for
+        await batcher.submit("g", Call(deadline=clock.now + 35.0))
+    waiting += submit_all(batcher, ["h"], Call(deadline=clock.now + 15.0, bulk=True))
+    runner.free()
+    await asyncio.gather(*running, *waiting)
+    assert runner.batches == [["a"], ["b"], ["c"], ["e"], ["f"], ["h"]]
+
+
+async def test_a_wrong_estimate_mends_itself(clock, runner):
+    """However slow the last run was: the queue runs empty, and the first one after it is always let in."""
+    batcher = make(runner, max_batch=1)
+    first = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    clock.now += 1e6
+    runner.free()
+    await first[0]
+    for item in range(200):
+        assert await batcher.submit(item, Call(deadline=clock.now + 1.0)) == f"ran {item}"
+    assert batcher._pace.seconds(1.0) < 0.01
+
+
+async def test_others_may_overtake_what_does_not_fit_where_order_is_no_matter(runner):
+    """Short and long texts: the longest waiting one leads each batch, and takes its like along."""
+    batcher = make(runner, max_batch=3, in_order=False, may_join=lambda batch, item: len(item) == len(batch[0]))
+    running = submit_all(batcher, ["-"])
+    await runner.busy.wait()
+    rest = submit_all(batcher, ["a", "bbb", "c", "dd", "e", "fff", "g"])
+    await asyncio.sleep(0)
+    runner.free()
+    await asyncio.gather(*running, *rest)
+    assert runner.batches == [["-"], ["a", "c", "e"], ["bbb", "fff"], ["dd"], ["g"]]
+
+
+async def test_a_free_runner_waits_for_more_if_told_to():
+    batches: list[list[int]] = []
+
+    async def run(items):
+        batches.append(list(items))
+        return items
+
+    batcher: Batcher[int, int] = Batcher("test", run, max_batch=3, max_queue=8, stage=Stage.INFERENCE, delay=1000.0)
+    first = submit_all(batcher, [1])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert batches == []
+    rest = submit_all(batcher, [2, 3])  # full: runs at once
+    await asyncio.gather(*first, *rest)
+    last = submit_all(batcher, [4])
+    await asyncio.sleep(0)
+    await batcher.close()
+    assert [*batches, *(await asyncio.gather(*last))] == [[1, 2, 3], [4], 4]
+
+    brief: Batcher[int, int] = Batcher("test", run, max_batch=3, max_queue=8, stage=Stage.INFERENCE, delay=0.01)
+    assert await brief.submit(5, Call()) == 5
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    """Whatever comes, goes, expires and fails: each item is run at most once, answered exactly once, in bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.batches: list[list[int]] = []
+        self.permits: list[asyncio.Future[bool]] = []
+        self.tasks: dict[int, asyncio.Task[int]] = {}
+        self.calls: dict[int, Call] = {}
+        self.cancelled: set[int] = set()
+        self.failed: set[int] = set()
+        self.batcher: Batcher[int, int] = self.loop.run_until_complete(self.make())
+
+    async def make(self) -> Batcher[int, int]:
+        return Batcher("test", self.run_batch, max_batch=3, max_queue=5, stage=Stage.INFERENCE)
+
+    async def run_batch(self, items):
+        self.batches.append(list(items))
+        permit = self.loop.create_future()
+        self.permits.append(permit)
+        if not await permit:
+            self.failed |= {*items}
+            raise RuntimeError("broken")
+        return [-item for item in items]
+
+    def turn(self) -> None:
+        async def turns() -> None:
+            for _ in range(8):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(turns())
+
+    @rule(bulk=st.booleans())
+    def submit(self, bulk: bool) -> None:
+        number = len(self.tasks)
+        self.calls[number] = Call(bulk=bulk)
+        self.tasks[number] = self.loop.create_task(self.batcher.submit(number, self.calls[number]))
+        self.turn()
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data())
+    def cancel(self, data) -> None:
+        number = data.draw(st.sampled_from(sorted(self.tasks)))
+        if self.tasks[number].cancel():
+            self.cancelled.add(number)
+        self.turn()
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data())
+    def expire(self, data) -> None:
+        number = data.draw(st.sampled_from(sorted(self.tasks)))
+        self.calls[number].deadline = 0.0
+
+    @precondition(lambda self: self.permits)
+    @rule(well=st.booleans())
+    def finish_a_batch(self, well: bool) -> None:
+        self.permits.pop(0).set_result(well)
+        self.turn()
+
+    @invariant()
+    def holds(self) -> None:
+        ran = [item for batch in self.batches for item in batch]
+        assert len(ran) == len({*ran})
+        assert all(len(batch) <= 3 for batch in self.batches)
+        assert all(len({self.calls[item].bulk for item in batch}) == 1 for batch in self.batches)
+        assert len(self.permits) <= 1
+        for bulk in (False, True):
+            order = [item for item in ran if self.calls[item].bulk is bulk]
+            assert order == sorted(order)
+        if not self.permits:
+            assert self.batcher.waiting == 0
+
+    def teardown(self) -> None:
+        while self.permits:
+            self.permits.pop(0).set_result(True)
+            self.turn()
+        ran = {item for batch in self.batches for item in batch}
+        for number, task in self.tasks.items():
+            assert task.done()
+            if task.cancelled():
+                assert number in self.cancelled
+            elif number in self.failed:
+                assert isinstance(task.exception(), RuntimeError)
+            elif task.exception() is None:
+                assert number in ran
+                assert task.result() == -number
+            else:
+                assert number not in ran
+                assert isinstance(task.exception(), DeadlineExceeded | Overloaded)
+        assert self.batcher.waiting == 0
+        self.loop.close()
+
+
+test_any_history = BatcherMachine.TestCase
+test_any_history.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+async def test_bulk_gets_its_share_and_interactive_goes_first_under_load():
+    """Both queues are never empty: of any eight batches in a row one is bulk, and no more than that."""
+    order: list[bool] = []
+
+    async def run(items):
+        order.append(items[0] < 0)
+        await asyncio.sleep(0)
+        return items
+
+    batcher: Batcher[int, int] = Batcher("test", run, max_batch=4, max_queue=1000, stage=Stage.INFERENCE)
+    interactive = submit_all(batcher, range(800))
+    bulk = submit_all(batcher, range(-200, 0), Call(bulk=True))
+    await asyncio.gather(*interactive, *bulk)
+    contested = order[: 200 + 200 // (BULK_TURN - 1)]
+    for begin in range(len(contested) - BULK_TURN):
+        assert sum(contested[begin : begin + BULK_TURN]) == 1
+
+
+async def test_nothing_is_kept_after_many_items():
+    async def run(items):
+        return items
+
+    batcher: Batcher[bytes, bytes] = Batcher("test", run, max_batch=64, max_queue=2000, stage=Stage.INFERENCE)
+    await asyncio.gather(*submit_all(batcher, [b""] * 1000))
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(100):
+        await asyncio.gather(*submit_all(batcher, [b""] * 1000))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 1000

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clipseek_server import metrics, telemetry
 from clipseek_server.batching import Batcher
 from clipseek_server.config import Settings
 from clipseek_server.encoding.bundle import (
@@ -25,15 +26,21 @@ from clipseek_server.encoding.bundle import (
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.pictures import DecodedPicture
 from clipseek_server.encoding.sessions import GraphSession
+from clipseek_server.encoding.text_cache import TextCache
 from clipseek_server.encoding.texts import EmbeddedText
-from clipseek_server.encoding.tokenizing import TextTokenizer
+from clipseek_server.encoding.tokenizing import TextTokenizer, TokenizedText
 from clipseek_server.errors import StartupError
 from clipseek_server.telemetry import Call, Stage
 
 Vector = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+
+_TOKENIZE_ON_THE_LOOP_CHARACTERS = 1000
+"""Longer texts take longer than the event loop should wait: a thread has them."""
+
+_SHORTEST_TEXT = 8
+"""Tokens; shorter texts cost as much."""
 
 GOLDEN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
 """How near a golden embedding must be: other processors round differently, most of all the quantised ones."""
@@ -61,11 +68,17 @@ class LoadedModel:
         self._tokenizer = tokenizer
         self._decode_pool = decode_pool
         self._thumbnail = thumbnail
+        self._text_cache = TextCache(settings.text_cache)
         self._vision_tower = _Tower(
-            "picture", self._run_vision, max_batch=settings.vision_batch, max_queue=settings.queue_length
+            "picture tower", self._run_vision, settings, max_batch=settings.vision_batch, weigh=lambda _: 1.0
         )
         self._text_tower = _Tower(
-            "text", self._run_text, max_batch=settings.text_batch, max_queue=settings.queue_length
+            "text tower",
+            self._run_text,
+            settings,
+            max_batch=settings.text_batch,
+            weigh=_padded_length,
+            may_join=lambda batch, text: _padded_length(text) == _padded_length(batch[0]),
         )
 
     @classmethod
@@ -91,7 +104,10 @@ class LoadedModel:
         model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
         for golden in manifest.golden:
             model._check(golden)
-        model._warm(settings.vision_batch, settings.text_batch)
+        model._warm()
+        for tower, session in (("vision", vision), ("text", text)):
+            for rank, provider in enumerate(session.providers):
+                metrics.PROVIDERS.labels(manifest.name, tower, provider, rank).set(1)
         return model
 
     @property
@@ -126,7 +142,7 @@ class LoadedModel:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed before the run.
+            DeadlineExceeded: The deadline passed before the run, or will before its turn comes.
         """
         return await self._vision_tower.submit(pixels, call)
 
@@ -135,9 +151,20 @@ class LoadedModel:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed before the run.
+            DeadlineExceeded: The deadline passed before the run, or will before its turn comes.
         """
-        return await self._text_tower.submit(text, call)
+        call.check_deadline()
+        known = self._text_cache.get(text)
+        metrics.TEXT_CACHE.labels(self._manifest.name, "no" if known is None else "yes").inc()
+        if known is not None:
+            return known
+        if len(text) > _TOKENIZE_ON_THE_LOOP_CHARACTERS:
+            tokens = await asyncio.to_thread(self._tokenizer.tokenize, text)
+        else:
+            tokens = self._tokenizer.tokenize(text)
+        embedded = EmbeddedText(await self._text_tower.submit(tokens, call), tokens.truncated)
+        self._text_cache.put(text, embedded)
+        return embedded
 
     async def close(self) -> None:
         """Finish what waits and end the threads. The decode pool stays."""
@@ -147,15 +174,10 @@ class LoadedModel:
         embeddings = self._vision.run(pixels=np.stack(pictures))
         return [_finite(vector) for vector in embeddings]
 
-    def _run_text(self, texts: Sequence[str]) -> list[EmbeddedText | Exception]:
-        tokenized = [self._tokenizer.tokenize(text) for text in texts]
-        input_ids, attention_mask = self._tokenizer.pad(tokenized)
+    def _run_text(self, texts: Sequence[TokenizedText]) -> list[Vector | Exception]:
+        input_ids, attention_mask = self._tokenizer.pad(texts)
         embeddings = self._text.run(input_ids=input_ids, attention_mask=attention_mask)
-        results: list[EmbeddedText | Exception] = []
-        for vector, tokens in zip(embeddings, tokenized, strict=True):
-            checked = _finite(vector)
-            results.append(checked if isinstance(checked, Exception) else EmbeddedText(checked, tokens.truncated))
-        return results
+        return [_finite(vector) for vector in embeddings]
 
     def _check(self, golden: Golden) -> None:
         name = self._manifest.name
@@ -182,42 +204,70 @@ class LoadedModel:
 
     def _embed(self, golden: Golden) -> Vector:
         if golden.text is not None:
-            text = self._run_text([golden.text])[0]
-            if isinstance(text, Exception):
-                raise text
-            return text.vector
-        picture = self._run_vision([golden_pixels(golden.picture_seed or 0, self._manifest.space.pixels)])[0]
-        if isinstance(picture, Exception):
-            raise picture
-        return picture
+            (vector,) = self._run_text([self._tokenizer.tokenize(golden.text)])
+        else:
+            (vector,) = self._run_vision([golden_pixels(golden.picture_seed or 0, self._manifest.space.pixels)])
+        if isinstance(vector, Exception):
+            raise vector
+        return vector
 
-    def _warm(self, vision_batch: int, text_batch: int) -> None:
-        """Run the largest batches once, so that no caller waits for memory to be taken."""
-        self._run_vision([golden_pixels(0, self._manifest.space.pixels)] * vision_batch)
-        self._run_text(["a" + " a" * self._manifest.text.context_length] * text_batch)
+    def _warm(self) -> None:
+        """Run the largest batches once, so that no caller waits for memory to be taken, and the pace is known."""
+        self._vision_tower.warm(golden_pixels(0, self._manifest.space.pixels))
+        self._text_tower.warm(self._tokenizer.tokenize("a" + " a" * self._manifest.text.context_length))
 
 
-class _Tower(Generic[Item, Result]):
+class _Tower(Generic[Item]):
     """A queue and the one thread that runs its batches."""
 
     def __init__(
-        self, name: str, run: Callable[[Sequence[Item]], list[Result | Exception]], *, max_batch: int, max_queue: int
+        self,
+        name: str,
+        run: Callable[[Sequence[Item]], list[Vector | Exception]],
+        settings: Settings,
+        *,
+        max_batch: int,
+        weigh: Callable[[Item], float],
+        may_join: Callable[[Sequence[Item], Item], bool] | None = None,
     ) -> None:
         self._run = run
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-tower")
-        self._batcher: Batcher[Item, Result] = Batcher(
-            name, self._run_on_thread, max_batch=max_batch, max_queue=max_queue, stage=Stage.INFERENCE
+        self._max_batch = max_batch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name.replace(" ", "-"))
+        self._batcher: Batcher[Item, Vector] = Batcher(
+            name,
+            self._run_on_thread,
+            max_batch=max_batch,
+            max_queue=settings.queue_length,
+            stage=Stage.INFERENCE,
+            may_join=may_join,
+            in_order=False,
+            weigh=weigh,
+            max_seconds=settings.batch_seconds,
+            delay=settings.batch_delay,
         )
 
-    async def submit(self, item: Item, call: Call) -> Result:
+    def warm(self, item: Item) -> None:
+        """Run as many of an item as go together: one, to learn how many that is, and then those."""
+        for _ in range(2):
+            items = [item] * self._batcher.largest(item)
+            begin = telemetry.now()
+            self._run(items)
+            self._batcher.learn(items, telemetry.now() - begin)
+
+    async def submit(self, item: Item, call: Call) -> Vector:
         return await self._batcher.submit(item, call)
 
     async def close(self) -> None:
         await self._batcher.close()
         self._thread.shutdown()
 
-    async def _run_on_thread(self, items: Sequence[Item]) -> list[Result | Exception]:
+    async def _run_on_thread(self, items: Sequence[Item]) -> list[Vector | Exception]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+
+
+def _padded_length(text: TokenizedText) -> int:
+    """Tokens that a text is taken for: the next power of two, so that texts of like length go together."""
+    return max(_SHORTEST_TEXT, 1 << (len(text.ids) - 1).bit_length())
 
 
 def _finite(vector: Vector) -> Vector | Exception:

@@ -26,6 +26,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from clipseek_server import metrics
 from clipseek_server.rpc.draining import Draining
 from clipseek_server.rpc.errors import Failure, failure
 from clipseek_server.rpc.messages import Allowance, Context, Messages
@@ -145,7 +146,7 @@ class Edge:
                 unhappy = failure(error, call)
                 code = unhappy.code
             finally:
-                _log_call(method, call, code, unhappy, messages.bytes_read, context)
+                _record_call(method, call, code, unhappy, messages.bytes_read, context)
             # Not in the except block: gRPC keeps what abort raises, and that would keep the error, and its causes the
             # frames in which they happened, with the picture's bytes.
             return await context.abort(code, unhappy.message, (*unhappy.trailers, (REQUEST_ID_KEY, call.request_id)))
@@ -165,7 +166,7 @@ class Edge:
         return Call(request_id=request_id, deadline=deadline, bulk=method.client_streaming)
 
 
-def _log_call(
+def _record_call(
     method: MethodDescriptor,
     call: Call,
     code: grpc.StatusCode,
@@ -173,11 +174,13 @@ def _log_call(
     bytes_read: int,
     context: Context,
 ) -> None:
+    name = f"{method.containing_service.name}/{method.name}"
+    metrics.call_ended(name, code.name, call, bytes_read)
     write = log.error if code is grpc.StatusCode.INTERNAL else log.info
     why = {"reason": unhappy.reason, "message": unhappy.message} if unhappy else {}
     write(
         "call",
-        method=f"{method.containing_service.name}/{method.name}",
+        method=name,
         code=code.name,
         request_id=call.request_id,
         peer=context.peer(),

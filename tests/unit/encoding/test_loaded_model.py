@@ -244,3 +244,33 @@ def test_a_crop_that_would_need_padding(copy, pool):
     edit_manifest(copy, lambda content: content["space"]["pixels"].update(resize_to=16))
     with pytest.raises(StartupError, match="padding is not supported"):
         load(copy, pool)
+
+
+async def test_the_same_text_again_costs_no_run(model, monkeypatch):
+    runs = []
+    run = model._text.run
+    monkeypatch.setattr(model._text, "run", lambda **inputs: runs.append(inputs["input_ids"].shape) or run(**inputs))
+    first = await model.embed_text("horse " * 100, Call())
+    call = Call()
+    assert await model.embed_text("horse " * 100, call) is first
+    assert first.truncated
+    assert len(runs) == 1
+    assert call.seconds == {}
+    with pytest.raises(DeadlineExceeded):
+        await model.embed_text("horse " * 100, Call(deadline=0.0))
+
+
+async def test_a_long_text_does_not_make_short_ones_pay(model, monkeypatch):
+    """What is of like length goes together, whatever came in between."""
+    shapes = []
+    run = model._text.run
+    monkeypatch.setattr(model._text, "run", lambda **inputs: shapes.append(inputs["input_ids"].shape) or run(**inputs))
+    texts = ["a", "a cat", "horse " * 100, "a dog", "the rocket on the cup", "horse " * 90]
+    together = await asyncio.gather(*(model.embed_text(text, Call()) for text in texts))
+    assert [shape[0] for shape in shapes] == [4, 2]
+    assert shapes[0][1] <= 8
+    assert shapes[1][1] == 77
+    monkeypatch.undo()
+    for text, embedded in zip(texts, together, strict=True):
+        alone = model._run_text([model._tokenizer.tokenize(text)])[0]
+        np.testing.assert_allclose(embedded.vector, alone, atol=1e-5)
