@@ -1,0 +1,1 @@
+"""What produces the numbers in docs/: ``python -m benchmarks --help``, or ``make bench``."""

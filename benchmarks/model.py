@@ -1,0 +1,78 @@
+"""The model that all are measured with: CLIP ViT-B/32 at full size, with random weights, and its bundles."""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from clipseek.bench.sentences import WORDS
+from clipseek_export import clip
+from clipseek_export.export import export
+from clipseek_export.hub import find_checkpoint
+from clipseek_server.encoding.bundle import Precision
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_PROCESSOR_FILE = "preprocessor_config.json"
+
+
+def make_checkpoint(folder: Path, *, small: bool = False) -> None:
+    """Save transformers' default CLIPConfig, which is ViT-B/32, with random weights.
+
+    The tokenizer knows the words of the load generator's sentences, each as one token, as CLIP's own does.
+
+    Args:
+        folder: Where to; made if missing.
+        small: Make two narrow layers a tower instead: to try the benchmarks, not to measure.
+    """
+    tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size = tower if small else {}
+    tokenizer = _tokenizer()
+    config = CLIPConfig(
+        # As in OpenAI's checkpoints: 2 stands for "where the highest token is".
+        text_config={**size, "eos_token_id": 2, "bos_token_id": tokenizer.bos_token_id},
+        vision_config=size,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil().save_pretrained(folder)
+    # The name that releases of transformers before 5 know too.
+    processor = json.loads((folder / _PROCESSOR_FILE).read_text())
+    processor["image_processor_type"] = "CLIPImageProcessor"
+    (folder / _PROCESSOR_FILE).write_text(json.dumps(processor, indent=2))
+
+
+def make_bundle(checkpoint: Path, folder: Path, precision: Precision) -> None:
+    """Export it as ``scripts/export_onnx.py`` does."""
+    export(clip.load(find_checkpoint(str(checkpoint))), folder, precision)
+
+
+def vision_flops(checkpoint: Path) -> int:
+    """Floating-point operations of one picture: two for each multiplication of a weight or of attention."""
+    config = CLIPConfig.from_pretrained(checkpoint).vision_config
+    patches = (config.image_size // config.patch_size) ** 2
+    tokens, width = patches + 1, config.hidden_size
+    layer = tokens * width * (4 * width + 2 * config.intermediate_size) + 2 * tokens**2 * width
+    return 2 * (config.num_hidden_layers * layer + patches * width * 3 * config.patch_size**2)
+
+
+def _tokenizer() -> CLIPTokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = letters + [f"{letter}</w>" for letter in letters]
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            pieces[:2] = ["".join(pair)]
+            if pair not in merges:
+                merges[pair] = None
+                entries.append(pieces[0])
+    entries = list(dict.fromkeys([*entries, _START, _END]))
+    return CLIPTokenizer(
+        vocab={entry: index for index, entry in enumerate(entries)}, merges=list(merges), model_max_length=77
+    )

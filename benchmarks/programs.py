@@ -1,0 +1,146 @@
+"""Servers as processes, and what they take of the machine."""
+
+import os
+import re
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+_START_TIMEOUT = 180.0
+_STOP_TIMEOUT = 45.0
+_POLL = 0.05
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Program:
+    """A server that runs.
+
+    Attributes:
+        address: Where it listens.
+        pid: Its process.
+        start_seconds: From its start until it served.
+        metrics_address: Where it answers Prometheus; empty if it does not.
+    """
+
+    address: str
+    pid: int
+    start_seconds: float
+    metrics_address: str = ""
+
+    @property
+    def rss(self) -> int:
+        """Bytes of memory that it takes."""
+        return self._status("VmRSS")
+
+    @property
+    def peak_rss(self) -> int:
+        """The most that it ever took."""
+        return self._status("VmHWM")
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time that it has used, of its children too once they have ended."""
+        # The name in parentheses may hold anything.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:15]) / _TICKS
+
+    def batch_counts(self, queue: str) -> tuple[float, float]:
+        """Items and batches that a queue of a clipseek server has run so far."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        counts = []
+        for what in ("sum", "count"):
+            found = re.search(rf'^clipseek_batch_items_{what}\{{queue="{queue}"\}} (\S+)', text, re.MULTILINE)
+            counts.append(float(found[1]) if found else 0.0)
+        return counts[0], counts[1]
+
+    def _status(self, field: str) -> int:
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
+
+
+def free_address() -> str:
+    """An address of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    address: str,
+    log: Path,
+    serves: Callable[[str], bool],
+    *,
+    environment: Mapping[str, str] | None = None,
+    metrics_address: str = "",
+) -> Iterator[Program]:
+    """Start a server, wait until it serves, and stop it at the end.
+
+    Args:
+        command: Program and arguments.
+        address: Where it will listen.
+        log: Where its output goes.
+        serves: Whether it serves, asked again and again.
+        environment: Beside this process's own.
+        metrics_address: Where it will answer Prometheus.
+
+    Raises:
+        RuntimeError: It ended, or does not serve in three minutes; the message has the end of its log.
+    """
+    begin = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **(environment or {})}, start_new_session=True
+        )
+    try:
+        while not serves(address):
+            if process.poll() is not None or time.monotonic() > begin + _START_TIMEOUT:
+                raise RuntimeError(f"{command[0]} does not serve:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(_POLL)
+        yield Program(address, process.pid, time.monotonic() - begin, metrics_address)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def grpc_serves(address: str) -> bool:
+    """Whether a server says SERVING."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == HealthCheckResponse.SERVING)
+
+
+class CpuMeter:
+    """CPU seconds of a program in a ``with`` block."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._begin = 0.0
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._begin = self._program.cpu_seconds
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._program.cpu_seconds - self._begin
