@@ -1,7 +1,7 @@
 """Measure how ONNX Runtime's threads should be shared by the two towers.
 
-Texts are embedded one at a time while pictures are embedded without a pause, in each of several arrangements, turn about,
-each in a process of its own::
+Texts are embedded one at a time while pictures are embedded without a pause, in several arrangements, turn about, each
+in a process of its own::
 
     .venv/bin/python benchmarks/threads.py --bundle bundles/default
 """
