@@ -1,6 +1,7 @@
 """The composition root: builds everything, starts it, drains it, stops it."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -252,4 +253,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Server(settings):
+        # What is there now stays: no collection need look at it again while callers wait.
+        gc.collect()
+        gc.freeze()
         await stop.wait()

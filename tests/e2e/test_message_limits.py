@@ -276,12 +276,12 @@ def test_streams_of_results_live_longer_than_other_calls(bundle, tmp_path):
 
 
 def test_a_batch_to_embed_waits_for_searches_and_does_not_overflow(open_server, monkeypatch):
-    ran: list[str] = []
+    ran: list[list[int]] = []
     tower = open_server.model._text_tower
     with Client(open_server.address) as client, ThreadPoolExecutor(2) as pool:
         client.insert(picture(1))
         run = tower._run
-        monkeypatch.setattr(tower, "_run", lambda texts: ran.extend(texts) or run(texts))
+        monkeypatch.setattr(tower, "_run", lambda texts: ran.extend(text.ids.tolist() for text in texts) or run(texts))
         with open_server.stuck("text") as begun:
             batch = pool.submit(client.embed_texts, [f"text {number}" for number in range(20)])
             assert begun.wait(30)
@@ -289,4 +289,5 @@ def test_a_batch_to_embed_waits_for_searches_and_does_not_overflow(open_server, 
             open_server.until(lambda: len(open_server.text_tower._interactive) == 1)
         assert search.result().hits
         assert [result.error for result in batch.result()] == [None] * 20
-    assert ran[:2] == ["text 0", "a cat"]
+    tokenize = open_server.model._tokenizer.tokenize
+    assert ran[:2] == [tokenize(text).ids.tolist() for text in ("text 0", "a cat")]
