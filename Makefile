@@ -15,6 +15,8 @@ TORCH_FLAGS ?=
 PICTURES ?=
 LISTEN ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
+# More processes than four would need more memory than they save time.
+TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 4 ? 4 : n )))
 
 DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) $(if $(PICTURES),--pictures "$(PICTURES)")
 
@@ -40,7 +42,7 @@ install: $(VENV)/.installed ## Make .venv with everything (the other targets do 
 
 .PHONY: test
 test: install ## Run all tests; PYTEST_ARGS="-k name" for some
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: install ## Check format, lint, types, layers, contract, stubs and lock files

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import os
 import re
 import signal
 import socket
@@ -44,7 +45,12 @@ def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches only this program, which then asks the server to drain.
         server = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent()
+            command,
+            stdout=output,
+            stderr=output,
+            env=_without_settings(),
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
         )
     try:
         if not _becomes_serving(server, listen):
@@ -57,6 +63,11 @@ def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen
             server.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+def _without_settings() -> dict[str, str]:
+    """This environment without what is meant for another server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CLIPSEEK_")}
 
 
 def check_address(listen: str) -> None:

@@ -16,6 +16,13 @@ from models import export_bundle, make_small_clip
 from servers import ServerThread
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes run the tests: those of a module, or of a group that says so, share one and its fixtures."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def small_clip(tmp_path_factory) -> Path:
     """A random CLIP of two layers a tower, in transformers' format."""

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from clipseek_export.errors import ExportError, HubUnreachable
 from clipseek_export.hub import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from clipseek_export.writer import check_replaceable
 from clipseek_server.encoding.bundle import Manifest, Similarity
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace, console: Console) -> Manifest:
-    # Before the seconds that torch takes: a hub out of reach should be known at once.
+    # Before the seconds that torch takes: what is in the way should be known at once.
+    check_replaceable(options.output)
     checkpoint = None if options.model == STARTER else _find(options.model, options.revision, console)
     if checkpoint is None and options.revision is not None:
         raise ExportError("the starter has no revisions: its parts are pinned packages")

@@ -22,8 +22,7 @@ def whole_folder(output: Path) -> Iterator[Path]:
         ExportError: The place holds something else than a bundle, or another export writes there.
     """
     output = output.resolve()
-    if output.exists() and not (output.is_dir() and _is_replaceable(output)):
-        raise ExportError(f"{output} exists and is no bundle; choose another --output, it is not overwritten")
+    check_replaceable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     replaced = output.with_name(f".{output.name}.replaced")
@@ -42,6 +41,12 @@ def whole_folder(output: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_replaceable(output: Path) -> None:
+    """Raise ``ExportError`` if there is something else than a bundle or an empty folder."""
+    if output.exists() and not (output.is_dir() and _is_replaceable(output)):
+        raise ExportError(f"{output} exists and is no bundle; choose another --output, it is not overwritten")
 
 
 def _is_replaceable(folder: Path) -> bool:

@@ -124,7 +124,7 @@ class Server:
                 ("SearchService", (search, bulk_inserts)),
                 ("EmbeddingService", (EmbeddingService(models, settings),)),
                 ("CollectionService", (CollectionService(collections, rebuilds),)),
-                ("AdminService", (AdminService(rebuilds, Checks(index, store)),)),
+                ("AdminService", (AdminService(rebuilds, Checks(collections, store)),)),
                 ("InfoService", (info,)),
             ],
             max_message_bytes=settings.max_message_bytes,

@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     max_bytes_in_flight: int = Field(
         512 * MIB,
         ge=32 * MIB,
-        description="Bytes of messages with pictures that are being read or worked on; more waits, then is refused. Bulk streams get at most half of it, messages without pictures a quarter of it beside that. The process needs about three times as much.",
+        description="Bytes of messages with pictures that are being read or worked on; more waits, then is refused. Bulk streams get at most half of it, messages without pictures a quarter of it beside that. The process may take three to four times as much.",
     )
     message_timeout: float = Field(
         60.0, gt=0, description="Seconds that a client may take to send the one message of a call."

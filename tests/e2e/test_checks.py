@@ -1,13 +1,18 @@
 """CheckCollection tells of everything that does not fit, in messages that a client can receive."""
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
+from clipseek import Client
 from clipseek_server.catalog.checks import MAX_DIFFERENCES, PAGE
 from clipseek_server.images.blobs import drop_mark_key, new_blob_key, thumbnail_key
+from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.records import Row
 from clipseek_server.telemetry import Call
+from housekept import Background, gated
 from pictures import large_picture, picture
 
 MANY = 2 * MAX_DIFFERENCES + 100
@@ -69,3 +74,38 @@ def test_many_differences_come_in_many_messages(housekept, keeper, collection):
     assert found == {"orphaned_bytes": MANY, "stale_resident_copy": MANY}
     ids = {each.image_id for report in reports for each in report.differences}
     assert len(ids) == 2 * MANY
+
+
+def test_writes_during_a_check_are_no_differences(keeper, housekept, collection):
+    for number in range(20):
+        keeper.insert(picture(number), image_id=f"p{number:02}", metadata={"n": 0}, collection=collection)
+    stop = threading.Event()
+
+    def write() -> None:
+        with Client(housekept.address) as client:
+            while not stop.is_set():
+                for number in range(20):
+                    client.update(f"p{number:02}", {"n": time.time()}, collection=collection)
+
+    writing = Background(write)
+    try:
+        for _ in range(20):
+            reports = list(keeper.check(collection))
+            assert [found for report in reports for found in report.differences] == []
+    finally:
+        stop.set()
+    writing.result()
+
+
+def test_a_check_goes_on_when_the_collection_is_rebuilt(keeper, housekept, collection):
+    for number in range(3):
+        keeper.insert(picture(number), image_id=f"p{number}", collection=collection)
+    with gated(MilvusCollection, "verify_resident", when=lambda held, _: held.info.name == collection) as gate:
+        checking = Background(lambda: list(keeper.check(collection)))
+        gate.wait()
+        with Client(housekept.address) as other:
+            assert [progress.phase for progress in other.rebuild(collection)][-1] == "done"
+        gate.opened.set()
+        reports = checking.result()
+    assert [found for report in reports for found in report.differences] == []
+    assert reports[-1].images_checked == 3

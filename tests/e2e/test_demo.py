@@ -1,5 +1,6 @@
 """The demo script, as `make demo` and `make run` call it, with a random model: it must say what works and what not."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -82,6 +83,13 @@ def test_run_stays_serving_until_ended(bundle, listen, pictures, tmp_path, endin
         assert demo.wait() == status
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))
+
+
+def test_settings_that_are_meant_for_another_server_do_not_reach_it(bundle, listen, pictures, tmp_path) -> None:
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures)
+    elsewhere = os.environ | {"CLIPSEEK_MILVUS_URI": "http://127.0.0.1:1", "CLIPSEEK_THREADS": "-1"}
+    result = subprocess.run(command(*options), capture_output=True, text=True, env=elsewhere)
+    assert "Gallery" in result.stdout, result.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is gone")

@@ -17,6 +17,8 @@ from housekept import Background, gated
 from pictures import picture
 from servers import ServerThread
 
+pytestmark = pytest.mark.xdist_group("milvus")  # one at a time
+
 COUNT = 40
 
 

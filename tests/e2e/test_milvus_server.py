@@ -34,6 +34,8 @@ from clipseek_server.index.records import Effort, Row
 from clipseek_server.telemetry import Call
 from index_rows import DIMENSION, listed, make, nearest, row, vector
 
+pytestmark = pytest.mark.xdist_group("milvus")  # one at a time
+
 LARGEST = {
     name: next(bound.le for bound in Settings.model_fields[name].metadata if isinstance(bound, Le))
     for name in ("max_batch_ids", "max_offset_plus_top_k", "max_search_terms")

@@ -10,6 +10,8 @@ from clipseek_server.config import Settings
 from pictures import ANSWERS
 from servers import ServerThread
 
+pytestmark = pytest.mark.xdist_group("starter")  # built once
+
 NOT_PICTURES = {".npy", ".npz", ".txt", ".xml", ".py", ".pyc", ".json", ".pyi"}
 
 

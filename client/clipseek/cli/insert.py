@@ -19,13 +19,17 @@ def insert(
     session: Session,
     paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders to look through.", show_default=False)],
     on_exists: Annotated[
-        Literal["replace", "keep", "fail"], typer.Option(help="What to do when a picture is stored already.")
-    ] = "replace",
+        Literal["keep", "replace", "fail"],
+        typer.Option(
+            help="When a picture is stored already: keep it as it is, replace its metadata by this path, or fail."
+        ),
+    ] = "keep",
 ) -> None:
-    """Store pictures: files, and all that lie below folders.
+    """Store pictures: files, and all that lie below folders but hidden ones.
 
-    Each is stored under the SHA-256 of its bytes, with its path below the folder as metadata "file". Repeating it is
-    safe. What is no picture is left out and listed. With --json, one line a picture. Exit code 1: some were not stored.
+    Each is stored under the SHA-256 of its bytes, with its path below the folder as metadata "file". Repeating it
+    changes nothing. What is no picture is left out and listed. With --json, one line a picture. Exit code 1: some were
+    not stored.
 
     Try:
 
@@ -44,8 +48,8 @@ def insert(
             items = (InsertItem(file.path, metadata={"file": file.name}) for file in pictures)
             for result in client.insert_many(items, collection=session.collection, on_exists=on_exists):
                 progress.advance(task)
-                counts["failed" if result.error else result.outcome] += 1
                 _report(output, pictures[result.index], result)
+                counts["failed" if result.error else result.outcome] += 1
     except (ClipseekError, KeyboardInterrupt):
         counts["without an answer"] = len(pictures) - counts.total()
         _summary(output, counts, others)

@@ -79,7 +79,8 @@ class AdminServiceServicer:
         Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
         NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-        DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+        DATA_LOSS: a stored picture cannot be decoded any more; the message names it. One whose bytes are missing keeps its
+        vector: CheckCollection names it, and inserting the picture again mends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,8 @@ class AdminServiceStub:
     Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
     NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-    DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+    DATA_LOSS: a stored picture cannot be decoded any more; the message names it. One whose bytes are missing keeps its
+    vector: CheckCollection names it, and inserting the picture again mends it.
     """
     CheckCollection: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -83,7 +84,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
     The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
     NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-    DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+    DATA_LOSS: a stored picture cannot be decoded any more; the message names it. One whose bytes are missing keeps its
+    vector: CheckCollection names it, and inserting the picture again mends it.
     """
     CheckCollection: _aio.UnaryStreamMultiCallable[_admin_service_pb2.CheckCollectionRequest, _admin_service_pb2.CheckCollectionResponse]  # type: ignore[assignment]
     """CheckCollection compares records, vectors and stored bytes and reports what does not fit. It changes nothing.
@@ -117,7 +119,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         Closing the stream does not stop it. A server that dies in the middle leaves the old or the new generation live, whole.
         The stream ends with OK after DONE, and with the error after FAILED; the old generation then stays live.
         NOT_FOUND, FAILED_PRECONDITION also for a model that is not loaded or of another space.
-        DATA_LOSS: a stored picture cannot be decoded any more; the message names it.
+        DATA_LOSS: a stored picture cannot be decoded any more; the message names it. One whose bytes are missing keeps its
+        vector: CheckCollection names it, and inserting the picture again mends it.
         """
 
     @_abc_1.abstractmethod

@@ -116,7 +116,9 @@ class Model(_message.Message):
     logit_scale: _builtins.float
     """Factor that the model was trained with to turn cosines into logits; 0 when it has none."""
     fp32_agreement: _builtins.float
-    """Lowest cosine between this precision's embeddings and those at fp32, over the pictures it was measured on; 1 at fp32."""
+    """Lowest cosine between this precision's embeddings and those at fp32, over the pictures and sentences that it was
+    measured on; 1 at fp32.
+    """
     @_builtins.property
     def vision_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ONNX Runtime providers that the vision session really got, best first."""

@@ -8,11 +8,12 @@ from enum import Enum, auto
 
 import numpy as np
 
+from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.concurrency import gather
-from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index
-from clipseek_server.catalog.walks import record_pages, unnamed_keys
+from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore
+from clipseek_server.catalog.walks import unnamed_keys
 from clipseek_server.images.blobs import split_blob_key
-from clipseek_server.index.records import Row
+from clipseek_server.index.records import Record, Row
 from clipseek_server.telemetry import Call
 
 PAGE = 256
@@ -59,33 +60,40 @@ class Report:
 class Checks:
     """Checks collections."""
 
-    def __init__(self, index: Index, store: ImageStore) -> None:
-        self._index = index
+    def __init__(self, collections: Collections, store: ImageStore) -> None:
+        self._collections = collections
         self._store = store
         self._hashing = asyncio.Semaphore(HASHES)
 
     async def check(self, name: str, call: Call, *, verify_bytes: bool) -> AsyncIterator[Report]:
         """Compare everything that is stored about a collection; the last report has only the counts.
 
+        It goes on where it was when the collection is rebuilt meanwhile, and writes meanwhile do no harm.
+
         Raises:
             CollectionNotFound: There is none of that name.
         """
-        collection = await self._index.open(name)
-        total = await collection.count(call, strong=True)
-        checked = 0
-        async for page in record_pages(collection, PAGE, call):
-            rows = await collection.get_rows([record.image_id for record in page], call)
-            found = await gather(self._check_row(row, verify_bytes=verify_bytes) for row in rows.values())
-            checked += len(page)
-            yield Report([difference for differences in found for difference in differences], checked, total)
-        stale = await collection.verify_resident(call)
+        read = self._collections.read
+        total = await read(name, lambda collection: collection.count(call, strong=True))
+        checked, after = 0, ""
+
+        async def next_page(collection: CollectionIndex) -> tuple[list[Record], dict[str, Row]]:
+            page = await collection.page(after, PAGE, call, filter=None, strong=True)
+            return page, await collection.get_rows([record.image_id for record in page], call)
+
+        while (found := await read(name, next_page))[0]:
+            page, rows = found
+            differing = await gather(self._check_row(row, verify_bytes=verify_bytes) for row in rows.values())
+            checked, after = checked + len(page), page[-1].image_id
+            yield Report([difference for differences in differing for difference in differences], checked, total)
+        stale = await read(name, lambda collection: collection.verify_resident(call))
         for start in range(0, len(stale), MAX_DIFFERENCES):
             differences = [
                 Difference(Fault.STALE_RESIDENT_COPY, image_id, "the copy in memory differs from Milvus")
                 for image_id in stale[start : start + MAX_DIFFERENCES]
             ]
             yield Report(differences, checked, total)
-        async for orphans in self._orphans(collection, call):
+        async for orphans in self._orphans(name, call):
             if orphans:
                 yield Report(orphans, checked, total)
         yield Report([], checked, total)
@@ -114,17 +122,21 @@ class Checks:
                 await asyncio.to_thread(digest.update, chunk)
         return digest.hexdigest()
 
-    async def _orphans(self, collection: CollectionIndex, call: Call) -> AsyncIterator[list[Difference]]:
+    async def _orphans(self, name: str, call: Call) -> AsyncIterator[list[Difference]]:
+        async def uid(collection: CollectionIndex) -> str:
+            return collection.info.uid
+
         keys: list[str] = []
-        async for blob in self._store.list(f"{collection.info.uid}/"):
+        async for blob in self._store.list(f"{await self._collections.read(name, uid)}/"):
             keys.append(blob.key)
             if len(keys) == PAGE:
-                yield await self._unnamed(collection, keys, call)
+                yield await self._unnamed(name, keys, call)
                 keys = []
-        yield await self._unnamed(collection, keys, call)
+        yield await self._unnamed(name, keys, call)
 
-    async def _unnamed(self, collection: CollectionIndex, keys: Sequence[str], call: Call) -> list[Difference]:
-        owners = {key: split_blob_key(key) for key in await unnamed_keys(collection, keys, call)}
+    async def _unnamed(self, name: str, keys: Sequence[str], call: Call) -> list[Difference]:
+        unnamed = await self._collections.read(name, lambda collection: unnamed_keys(collection, keys, call))
+        owners = {key: split_blob_key(key) for key in unnamed}
         return [
             Difference(Fault.ORPHANED_BYTES, image_id, "no record names these bytes")
             for key, (_, image_id, blob_key) in owners.items()

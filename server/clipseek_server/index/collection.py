@@ -88,6 +88,7 @@ class MilvusCollection:
         if resident_max_rows is not None:
             self._copy = ResidentCopy(info.dimension, executor)
             self._loading = asyncio.create_task(self._load(self._copy), name=f"load-{info.generation}")
+        self._writing = asyncio.Lock()
         self._record_reads = _reader(self._table.records)
         self._row_reads = _reader(self._table.rows)
         self._writes = Batcher[Row | _Delete, None](
@@ -189,15 +190,16 @@ class MilvusCollection:
             return await self._table.count(strong=strong)
 
     async def verify_resident(self, call: Call) -> list[str]:
-        """Ids whose copy in memory differs from Milvus, page by page; writes meanwhile may show as differences."""
+        """Ids whose copy in memory differs from Milvus. Writes wait while a page is compared."""
         differing: list[str] = []
         copy, after = self._copy, ""
         while copy is not None and copy.loaded:
             call.check_deadline()
-            with call.stage(Stage.INDEX):
-                rows = await self._table.row_page(after, _VERIFY_PAGE)
-            last = rows[-1].record.image_id if len(rows) == _VERIFY_PAGE else ""
-            differing += _differences(rows, copy.rows(after, last))
+            async with self._writing:
+                with call.stage(Stage.INDEX):
+                    rows = await self._table.row_page(after, _VERIFY_PAGE)
+                last = rows[-1].record.image_id if len(rows) == _VERIFY_PAGE else ""
+                differing += _differences(rows, copy.rows(after, last))
             if not last:
                 break
             after = last
@@ -217,6 +219,11 @@ class MilvusCollection:
             self._copy.close()
 
     async def _run_writes(self, writes: Sequence[Row | _Delete]) -> list[None]:
+        async with self._writing:
+            await self._write(writes)
+        return [None] * len(writes)
+
+    async def _write(self, writes: Sequence[Row | _Delete]) -> None:
         rows = [write for write in writes if isinstance(write, Row)]
         image_ids = [image_id for write in writes if isinstance(write, _Delete) for image_id in write.image_ids]
         if rows:
@@ -231,7 +238,6 @@ class MilvusCollection:
             self._copy.put(rows)
             self._copy.remove(image_ids)
             self._bound()
-        return [None] * len(writes)
 
     async def _run_searches(self, searches: Sequence[_Search]) -> list[list[Match]]:
         first = searches[0]

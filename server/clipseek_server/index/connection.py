@@ -25,6 +25,7 @@ _THREADS = 16
 _NOT_FOUND = {100, 101}
 """Milvus' codes for a collection that does not exist and for one that is not loaded; opening it again settles both."""
 _ALIAS_NOT_FOUND = 1600
+_CONNECT_FAILED = 2
 _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _OURS: tuple[type[Exception], ...] = (ClipseekError, ParamError, DataNotMatchException)
 """Domain errors, and bugs."""
@@ -86,8 +87,16 @@ class Connection:
             )
 
     async def call_catalogue(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
-        """As ``write``, for what changes or lists collections and aliases: one at a time with Milvus Lite."""
+        """As ``write``, for what changes or lists collections and aliases: one at a time with Milvus Lite.
+
+        Space is only looked for where something is made: a full disk must be able to drop collections.
+        """
         return await self._call_once(self._catalogue_executor, method, *args, **options)
+
+    def check_space(self) -> None:
+        """Raise ``IndexUnavailable`` when this is Milvus Lite and its disk is too full to write safely."""
+        if self._lite is not None:
+            self._lite.check_space()
 
     async def write(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
         """As ``call``, for what changes rows: tried once, and when this returns or raises nothing of it goes on.
@@ -99,8 +108,7 @@ class Connection:
         batch, and what is written behind that would be lost. It is opened anew, from what is on the disk, before
         anything else is asked of it.
         """
-        if self._lite is not None:
-            self._lite.check_space()
+        self.check_space()
         try:
             return await self._call_once(self._executor, method, *args, **options)
         except IndexUnavailable:
@@ -215,7 +223,9 @@ def _translated(error: Exception) -> Exception:
     if _is_refusal(error):
         log.error("milvus refuses the credentials", error=str(error))
         return IndexUnavailable("Milvus refuses this server's credentials; check its milvus_… settings")
-    log.debug("milvus does not answer", error=str(error) or type(error).__name__)
+    away = isinstance(error, grpc.RpcError | TimeoutError) or getattr(error, "code", None) == _CONNECT_FAILED
+    write = log.debug if away else log.warning  # who is away is away for every call, and health says so once
+    write("milvus does not answer", error=str(error) or type(error).__name__)
     return IndexUnavailable("the index does not answer; retry later")
 
 

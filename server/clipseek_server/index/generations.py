@@ -104,10 +104,12 @@ class Generations:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._call = connection.call_catalogue
+        self._check_space = connection.check_space
         self._index_params = index_params(settings, embedded=connection.embedded)
 
     async def make(self, generation: Generation) -> None:
         """Make it whole: schema, properties, index, load. It is not live yet."""
+        self._check_space()
         await self._call(
             MilvusClient.create_collection,
             generation.physical,

@@ -53,6 +53,9 @@ class Lite:
         from milvus_lite.adapter.grpc.server import start_server_in_thread
         from milvus_lite.exceptions import DataDirLockedError
 
+        from clipseek_server.index import durable_lite
+
+        durable_lite.install()
         self._socket_folder = _new_socket_folder()
         try:
             self._server, self._database, _ = start_server_in_thread(

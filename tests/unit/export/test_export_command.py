@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clipseek_export import cli
 from clipseek_export.cli import main
 from clipseek_server.encoding.bundle import read_manifest, verify_files
 from models import SmallClips
@@ -66,3 +67,12 @@ def test_what_cannot_be_done_is_said(
     assert main([*checkpoint, *arguments, "--output", str(tmp_path / "out")]) == 1
     assert "export failed: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_is_said_before_the_model_is_loaded(
+    clips: SmallClips, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_load", lambda _: pytest.fail("the model was loaded"))
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["--model", str(clips.checkpoint()), "--output", str(tmp_path)]) == 1
+    assert "is no bundle" in capsys.readouterr().err

@@ -20,6 +20,8 @@ from clipseek_server.encoding.sessions import GraphSession
 from clipseek_server.errors import InvalidImage
 from pictures import ANSWERS
 
+pytestmark = pytest.mark.xdist_group("starter")  # built once
+
 TEXTS = [
     "a cat",
     "A Photo, of a CAT!",

@@ -27,7 +27,10 @@ from filter_strategies import filters, random_records
 RECORDS = [*filter_cases.RECORDS, *random_records(60, seed=1)]
 
 
-@pytest.mark.parametrize(("text", "expected"), filter_cases.CASES, ids=lambda value: ascii(value)[:60])
+CASE_IDS = [ascii(text)[:60] for text, _ in filter_cases.CASES]
+
+
+@pytest.mark.parametrize(("text", "expected"), filter_cases.CASES, ids=CASE_IDS)
 def test_table_in_memory(text: str, expected: set[str]) -> None:
     condition = parse_filter(text)
     assert condition is not None
