@@ -58,6 +58,9 @@ THUMBNAIL_SOURCE = 512
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels; pixels may be cut."""
 
+_PNG_END = b"IEND\xaeB`\x82"
+"""The last chunk's type and checksum; it is always empty."""
+
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -128,6 +131,9 @@ def decode_picture(
         size = image.size
         reduction = 1 if jpeg_scale is None else _reduce(image, math.ceil(jpeg_scale * spec.resize_to), thumbnail)
         image.load()
+        if image.format == "PNG" and _PNG_END not in data:
+            # Pillow is content with the pixels.
+            raise ValueError("the file is cut off")
         if reduction == 1:
             # A frame may reach beyond the canvas that the header named.
             size = image.size

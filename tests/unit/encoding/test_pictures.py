@@ -577,6 +577,15 @@ SAMPLES = {
 }
 
 
+@pytest.mark.parametrize("missing", [1, 4, 8, 12, 20])
+def test_a_png_that_lacks_only_its_end_is_truncated_too(missing):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    assert decode(file.getvalue() + b"and more behind it").width == 64
+    with pytest.raises(InvalidImage, match=r"cut off|truncated"):
+        decode(file.getvalue()[:-missing])
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_truncated_picture_says_so(name):
     data = SAMPLES[name]
