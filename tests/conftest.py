@@ -1,5 +1,6 @@
 """Fixtures for all tests: small models, pictures, and servers that really run."""
 
+import signal
 import socket
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from clipseek_export.source import SourceModel
 from clipseek_server.config import Settings
 from models import export_bundle, make_small_clip
 from servers import ServerThread
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C mean something: a shell's background jobs ignore it, and so would the programs that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

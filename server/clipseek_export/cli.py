@@ -157,12 +157,18 @@ def _report(manifest: Manifest, output: Path, console: Console) -> None:
         overlap = "" if agreement.overlap_at_10 is None else f"{agreement.overlap_at_10:.1%}"
         share = f"{agreement.weight_share:.1%}"
         table.add_row(f"{tower} {manifest.precision}", "fp32", *_cosines(agreement.similarity), overlap, share)
+    if manifest.decoding is not None:
+        table.add_row("JPEGs reduced", "in full", *_cosines(manifest.decoding.similarity), "", "")
     say = partial(console.print, soft_wrap=True)
     say(f"{manifest.name}: {manifest.description}")
     say(f"from {manifest.source.id} {manifest.source.revision}, license: {manifest.source.license}")
     console.print(table)
     if manifest.agreement:
         say("10 nearest: share of the nearest pictures that stay; weights: share that the precision touched")
+    if manifest.decoding is None:
+        say("JPEGs are decoded in full: reducing them costs this model 0.001 cosine and more")
+    else:
+        say(f"JPEGs are decoded at 1/2, 1/4 or 1/8, down to {manifest.decoding.jpeg_scale:g} times what the model sees")
     size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
     say(f"space {manifest.space_id}")
     say(f"{output} ({size:.0f} MB) is ready")

@@ -8,7 +8,7 @@ from typing import Final
 
 from clipseek_export import graphs
 from clipseek_export.errors import ExportError
-from clipseek_export.measure import Tower, Towers, measure_agreement, measure_parity
+from clipseek_export.measure import Tower, Towers, measure_agreement, measure_decoding, measure_parity
 from clipseek_export.source import Embeddings, SourceModel
 from clipseek_export.space import describe_space
 from clipseek_export.writer import whole_folder
@@ -37,7 +37,7 @@ Announce = Callable[[str], None]
 
 def steps(precision: Precision) -> int:
     """How many steps ``export`` announces."""
-    return 5 if precision == "fp32" else 8
+    return 6 if precision == "fp32" else 9
 
 
 def export(
@@ -72,6 +72,8 @@ def export(
         announce("comparing with the source model")
         fp32 = Towers(folder, model.text_spec, prefix)
         parity = measure_parity(model, fp32)
+        announce("measuring how far JPEGs may be reduced")
+        decoding = measure_decoding(model.pixels, fp32)
         agreement: dict[Tower, Agreement] = {}
         towers = fp32
         if precision != "fp32":
@@ -100,6 +102,7 @@ def export(
             precision=precision,
             parity=parity,
             agreement=agreement,
+            decoding=decoding,
             source=model.source,
             versions={package: version(package) for package in _PACKAGES} | model.package_versions,
             files={file: file_sha256(folder / file) for file in (VISION_FILE, TEXT_FILE, TOKENIZER_FILE)},

@@ -1,5 +1,7 @@
 """How near two sets of embeddings are."""
 
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -7,17 +9,20 @@ from typing import Final, Literal
 import numpy as np
 
 from clipseek_export.errors import ExportError
-from clipseek_export.samples import SENTENCES, photographs, photographs_and_details
+from clipseek_export.samples import SENTENCES, jpegs, photographs, photographs_and_details
 from clipseek_export.source import Embeddings, Pixels, SourceModel
 from clipseek_server.encoding.bundle import (
     TEXT_FILE,
     TOKENIZER_FILE,
     VISION_FILE,
     Agreement,
+    Decoding,
+    PixelSpec,
     Precision,
     Similarity,
     TextSpec,
 )
+from clipseek_server.encoding.pictures import decode_picture
 from clipseek_server.encoding.sessions import GraphSession
 from clipseek_server.encoding.tokenizing import TextTokenizer
 
@@ -25,6 +30,12 @@ Tower = Literal["vision", "text"]
 
 LOWEST_COSINE: Final[dict[Precision, float]] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98}
 """For every input: fp32 against the source model, the others against fp32. Below it nothing is exported."""
+
+JPEG_SCALES: Final = (1.0, 1.5, 2.0, 2.4, 3.0, 4.0)
+"""How far JPEGs may be reduced, the fastest first. 2.4: 1920 x 1080 is halved for an input of 224."""
+
+LOWEST_REDUCED_COSINE: Final = 0.999
+"""Of a reduced JPEG to the same one decoded in full; it must be above."""
 
 _BATCH: Final = 8
 _NEAREST: Final = 10
@@ -107,6 +118,34 @@ def measure_agreement(
         tower: Agreement(similarity=near[tower], overlap_at_10=overlap, weight_share=share)
         for tower, overlap, share in zip(near, overlaps, weight_shares, strict=True)
     }
+
+
+def measure_decoding(spec: PixelSpec, fp32: Towers) -> Decoding | None:
+    """Find how far the decoder may reduce JPEGs, by photographs that it reduces to just that.
+
+    At fp32, whatever the bundle's precision: rounding to int8 would drown what is measured.
+
+    Args:
+        spec: The vision tower's input.
+        fp32: The graphs.
+
+    Returns:
+        The first of ``JPEG_SCALES`` that costs no picture 0.001 cosine, or ``None``.
+    """
+    for scale in JPEG_SCALES:
+        pairs = []
+        for jpeg in jpegs(math.ceil(scale * spec.resize_to)):
+            reduced, full = (
+                decode_picture(jpeg, spec, max_pixels=sys.maxsize, jpeg_scale=allowed).pixels
+                for allowed in (scale, None)
+            )
+            pairs.append(fp32.pictures(np.stack([reduced, full])))
+            if not similarity(pairs[-1][:1], pairs[-1][1:]).cosine_min > LOWEST_REDUCED_COSINE:
+                break
+        else:
+            found = np.stack(pairs)
+            return Decoding(jpeg_scale=scale, similarity=similarity(found[:, 0], found[:, 1]))
+    return None
 
 
 def similarity(found: Embeddings, expected: Embeddings) -> Similarity:

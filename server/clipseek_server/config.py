@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     )
     index_type: IndexType = Field(
         "HNSW",
-        description="Index of new collections on a Milvus server. On Milvus Lite vectors are searched in memory, exactly.",
+        description="Index of new collections on a Milvus server. On Milvus Lite vectors are searched in memory.",
     )
     ivf_nlist: int = Field(1024, ge=1, le=65536, description="IVF_FLAT: clusters.")
     ivf_nprobe: int = Field(
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     resident_max_rows: int = Field(
         300_000,
         ge=0,
-        description="With Milvus Lite: collections up to this size are kept in memory for searching (about 3 KB a picture at 512 dimensions, and its metadata); larger ones are searched by Milvus Lite, slowly.",
+        description="With Milvus Lite: collections up to this size are kept in memory for searching (about 4 KB a picture at 512 dimensions, with little metadata); larger ones are searched by Milvus Lite, slowly.",
     )
 
     # Limits.

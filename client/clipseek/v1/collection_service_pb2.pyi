@@ -45,7 +45,7 @@ class Collection(_message.Message):
     image_count: _builtins.int
     """How many pictures it holds."""
     index: _builtins.str
-    """What answers searches, for people, e.g. `exact, in memory`, `HNSW`."""
+    """What answers searches, for people, e.g. `in memory`, `HNSW`."""
     @_builtins.property
     def model(self) -> _image_pb2.ModelRef:
         """The model whose vectors it holds. `name` is empty when no loaded model serves the space."""

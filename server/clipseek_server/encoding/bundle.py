@@ -104,6 +104,15 @@ class Agreement(_Part):
     weight_share: float = Field(description="Share of the tower's weights that the precision touched, in [0, 1].")
 
 
+class Decoding(_Part):
+    """A decoder shortcut that costs less than 0.001 cosine, which keeps it out of the space."""
+
+    jpeg_scale: float = Field(
+        ge=1, description="JPEGs may be decoded at 1/2, 1/4 or 1/8 down to this many times resize_to, shorter side."
+    )
+    similarity: Similarity = Field(description="JPEGs reduced to just that against decoded in full, at fp32.")
+
+
 class Source(_Part):
     """Where the weights came from."""
 
@@ -136,6 +145,7 @@ class Manifest(_Part):
     agreement: dict[Literal["vision", "text"], Agreement] = Field(
         default={}, description="This precision against fp32; empty at fp32."
     )
+    decoding: Decoding | None = Field(default=None, description="None: JPEGs are decoded in full.")
     source: Source
     versions: dict[str, str] = Field(description="Packages that made the bundle.")
     files: dict[str, str] = Field(description="SHA-256 of each file beside this one.")
@@ -145,6 +155,11 @@ class Manifest(_Part):
     def fp32_agreement(self) -> float:
         """Lowest cosine of any tower's embeddings to those at fp32; 1 at fp32."""
         return min((tower.similarity.cosine_min for tower in self.agreement.values()), default=1.0)
+
+    @property
+    def jpeg_scale(self) -> float | None:
+        """How many times ``resize_to`` a reduced JPEG must have left; ``None``: JPEGs are decoded in full."""
+        return None if self.decoding is None else self.decoding.jpeg_scale
 
 
 def golden_pixels(seed: int, spec: PixelSpec) -> npt.NDArray[np.uint8]:

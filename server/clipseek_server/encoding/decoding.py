@@ -34,7 +34,13 @@ class DecodePool:
         )
 
     async def decode(
-        self, data: bytes, spec: PixelSpec, call: Call, *, thumbnail: Callable[[Image.Image], bytes] | None = None
+        self,
+        data: bytes,
+        spec: PixelSpec,
+        call: Call,
+        *,
+        jpeg_scale: float | None = None,
+        thumbnail: Callable[[Image.Image], bytes] | None = None,
     ) -> DecodedPicture:
         """Decode a picture when its turn comes.
 
@@ -44,7 +50,9 @@ class DecodePool:
             Overloaded: Too many pictures wait.
             DeadlineExceeded: The deadline passed before decoding began.
         """
-        decode = partial(decode_picture, data, spec, max_pixels=self._max_pixels, thumbnail=thumbnail)
+        decode = partial(
+            decode_picture, data, spec, max_pixels=self._max_pixels, jpeg_scale=jpeg_scale, thumbnail=thumbnail
+        )
         return await self._queue.submit(decode, call)
 
     async def close(self) -> None:

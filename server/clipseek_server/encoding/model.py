@@ -135,7 +135,9 @@ class LoadedModel:
             DeadlineExceeded: The deadline passed before decoding began.
         """
         make = self._thumbnail if thumbnail else None
-        return await self._decode_pool.decode(data, self._manifest.space.pixels, call, thumbnail=make)
+        return await self._decode_pool.decode(
+            data, self._manifest.space.pixels, call, jpeg_scale=self._manifest.jpeg_scale, thumbnail=make
+        )
 
     async def embed_picture(self, pixels: Pixels, call: Call) -> Vector:
         """Embed uint8 ``[3, height, width]``: float32 ``[dimension]``, L2-normalised.

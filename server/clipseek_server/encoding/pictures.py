@@ -7,6 +7,7 @@ Animations and books of pages give their first picture.
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,15 @@ SUPPORTED_MEDIA_TYPES = tuple(_MEDIA_TYPES[name] for name in _FORMATS)
 MAX_SIDE = 65_535
 """Longest side in pixels, JPEG's own limit. Pillow keeps a pointer for each row, so rows can cost more than pixels."""
 
+THUMBNAIL_SOURCE = 512
+"""Longer side in pixels, at least, of what a thumbnail is made from, unless the original is smaller."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels; pixels may be cut."""
+
+_PNG_END = b"IEND\xaeB`\x82"
+"""The last chunk's type and checksum; it is always empty."""
+
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,6 +71,10 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Orientations that bring an edge which is stored on the right or at the bottom to the left, or to the top.
+_FROM_LEFT = {2, 3, 6, 7}
+_FROM_TOP = {3, 4, 7, 8}
+_SIDEWAYS = {5, 6, 7, 8}
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -88,15 +102,23 @@ class DecodedPicture:
 
 
 def decode_picture(
-    data: bytes, spec: PixelSpec, *, max_pixels: int, thumbnail: Callable[[Image.Image], bytes] | None = None
+    data: bytes,
+    spec: PixelSpec,
+    *,
+    max_pixels: int,
+    jpeg_scale: float | None = None,
+    thumbnail: Callable[[Image.Image], bytes] | None = None,
 ) -> DecodedPicture:
-    """Decode a picture. While it works it takes 4 to 16 bytes a pixel of the original.
+    """Decode a picture. While it works it takes 4 to 16 bytes a pixel of the original, less of a reduced JPEG.
 
     Args:
         data: The picture's bytes, as uploaded.
         spec: The vision tower's input.
         max_pixels: Width times height at most.
-        thumbnail: Makes a thumbnail of the upright RGB picture.
+        jpeg_scale: The decoder may reduce a JPEG to a half, a quarter or an eighth while its shorter side stays this
+            many times ``spec.resize_to`` or longer, which costs a fraction; ``None``: decode all of them in full.
+        thumbnail: Makes a thumbnail of the upright RGB picture, which may be reduced too, but not its longer side to
+            less than ``THUMBNAIL_SOURCE``.
 
     Raises:
         InvalidImage: Not a whole picture of a supported format.
@@ -106,43 +128,60 @@ def decode_picture(
     _check_size(image.size, max_pixels)
     media_type = _MEDIA_TYPES["JPEG" if image.format == "MPO" else image.format or ""]
     try:
+        size = image.size
+        reduction = 1 if jpeg_scale is None else _reduce(image, math.ceil(jpeg_scale * spec.resize_to), thumbnail)
         image.load()
-        # A frame may reach beyond the canvas that the header named.
-        _check_size(image.size, max_pixels)
+        if image.format == "PNG" and _PNG_END not in data:
+            # Pillow is content with the pixels.
+            raise ValueError("the file is cut off")
+        if reduction == 1:
+            # A frame may reach beyond the canvas that the header named.
+            size = image.size
+            _check_size(size, max_pixels)
+        orientation = _orientation(image)
         # One name for all of them: each is let go of when the next one is there.
-        image = _upright(image)
+        if orientation in _TRANSPOSE:
+            image = image.transpose(_TRANSPOSE[orientation])
         image = to_rgb(image)
     except ImageTooLarge:
         raise
     except Exception as error:
         raise InvalidImage(f"the picture ({media_type}) cannot be decoded: {_explain(error)}") from error
+    width, height = reversed(size) if orientation in _SIDEWAYS else size
+    whole = _within(image.size, width / reduction, height / reduction, orientation)
     return DecodedPicture(
-        pixels=preprocess(image, spec),
-        width=image.width,
-        height=image.height,
+        pixels=preprocess(image, spec, whole),
+        width=width,
+        height=height,
         media_type=media_type,
         thumbnail=thumbnail(image) if thumbnail is not None else b"",
     )
 
 
-def preprocess(image: Image.Image, spec: PixelSpec) -> npt.NDArray[np.uint8]:
+def preprocess(image: Image.Image, spec: PixelSpec, whole: Box | None = None) -> npt.NDArray[np.uint8]:
     """Scale and crop an RGB picture to uint8 ``[3, spec.height, spec.width]``.
 
     It gives what scaling the whole picture and cropping its centre would, but scales only what the crop keeps: the
     shorter side of a 1 x 50,000 picture at 224 would make 11 million rows.
+
+    Args:
+        image: The picture.
+        spec: The vision tower's input.
+        whole: Where in ``image`` the picture lies, if that is not all of it.
     """
-    width, height = image.size
-    box = (0.0, 0.0, float(width), float(height))
+    whole = whole or (0.0, 0.0, float(image.width), float(image.height))
+    box = whole
     if spec.resize == "shortest_edge":
+        width, height = whole[2] - whole[0], whole[3] - whole[1]
         shorter = min(width, height)
         scaled_width, scaled_height = (int(spec.resize_to * side / shorter) for side in (width, height))
         left, top = (scaled_width - spec.width) // 2, (scaled_height - spec.height) // 2
         across, down = width / scaled_width, height / scaled_height
         box = (
-            left * across,
-            top * down,
-            min(width, (left + spec.width) * across),
-            min(height, (top + spec.height) * down),
+            whole[0] + left * across,
+            whole[1] + top * down,
+            min(whole[2], whole[0] + (left + spec.width) * across),
+            min(whole[3], whole[1] + (top + spec.height) * down),
         )
     scaled = image.resize((spec.width, spec.height), _RESAMPLING[spec.interpolation], box)
     return np.ascontiguousarray(np.asarray(scaled).transpose(2, 0, 1))
@@ -181,14 +220,31 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _reduce(image: Image.Image, shorter: int, thumbnail: object) -> float:
+    """Let a JPEG's decoder reduce it, at most until its sides are as short as they may be; returns by how much."""
+    longer = shorter if thumbnail is None else max(shorter, THUMBNAIL_SOURCE)
+    width = image.width
+    drafted = image.draft(None, (longer, shorter) if width >= image.height else (shorter, longer))
+    return 1 if drafted is None else width / drafted[1][2]
+
+
+def _within(size: tuple[int, int], width: float, height: float, orientation: int) -> Box:
+    """Where in an upright picture the original is.
+
+    The last column and row that are stored of a reduced one may stand for fewer pixels than the others do.
+    """
+    left = size[0] - width if orientation in _FROM_LEFT else 0.0
+    top = size[1] - height if orientation in _FROM_TOP else 0.0
+    return left, top, left + width, top + height
+
+
+def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:
         # Broken EXIF data do not make a bad picture: it is shown as it lies, as browsers do.
-        return image
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _explain(error: Exception) -> str:

@@ -215,6 +215,8 @@ class MilvusCollection:
             self._loading.cancel()
         for batcher in (self._writes, self._searches, self._record_reads, self._row_reads):
             await batcher.close()
+        if self._copy is not None:
+            self._copy.close()
 
     async def _run_writes(self, writes: Sequence[Row | _Delete]) -> list[None]:
         async with self._writing:
@@ -241,7 +243,8 @@ class MilvusCollection:
         first = searches[0]
         vectors = [search.vector for search in searches]
         if self._copy is not None and self._copy.loaded:
-            return await self._copy.search(vectors, [search.limit for search in searches], first.filter)
+            limits = [search.limit for search in searches]
+            return await self._copy.search(vectors, limits, first.filter, first.effort)
         limit = max(search.limit for search in searches)
         found = await self._table.search(vectors, limit, filter=first.filter, effort=first.effort, strong=first.strong)
         return [matches[: search.limit] for search, matches in zip(searches, found, strict=True)]
@@ -268,6 +271,7 @@ class MilvusCollection:
                 collection=self.info.name,
                 resident_max_rows=self._max_rows,
             )
+            self._copy.close()
             self._copy = None
 
 

@@ -294,7 +294,7 @@ class MilvusIndex:
             precision=generation.precision,
             dimension=generation.dimension,
             create_time=generation.create_time,
-            index="exact, in memory" if self._connection.embedded else vector_index.type,
+            index="in memory" if self._connection.embedded else vector_index.type,
             efforts=vector_index.efforts,
         )
         collection = MilvusCollection(

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import json
+import math
 import shutil
 import time
 
@@ -24,6 +25,7 @@ from clipseek_server.encoding.bundle import (
 )
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.model import LoadedModel
+from clipseek_server.encoding.pictures import decode_picture
 from clipseek_server.errors import DeadlineExceeded, InvalidImage, NotServing, StartupError
 from clipseek_server.telemetry import Call, Stage
 
@@ -53,6 +55,19 @@ def encoded(image, format="PNG"):
     file = io.BytesIO()
     image.save(file, format)
     return file.getvalue()
+
+
+async def test_jpegs_are_reduced_as_far_as_the_bundle_says(model):
+    manifest = model.manifest
+    assert manifest.jpeg_scale is not None
+    side = 4 * math.ceil(manifest.jpeg_scale * manifest.space.pixels.resize_to)
+    data = encoded(Image.fromarray(photographs.astronaut()).resize((side, side)), "JPEG")
+    spec = manifest.space.pixels
+    reduced = decode_picture(data, spec, max_pixels=side**2, jpeg_scale=manifest.jpeg_scale)
+    whole = decode_picture(data, spec, max_pixels=side**2)
+    found = await model.decode(data, Call(), thumbnail=False)
+    np.testing.assert_array_equal(found.pixels, reduced.pixels)
+    assert not np.array_equal(found.pixels, whole.pixels)
 
 
 async def test_pictures_get_the_embeddings_of_the_source_model(model, model_folder):

@@ -15,8 +15,16 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from clipseek_server.encoding.bundle import PixelSpec
 from clipseek_server.encoding.colors import to_rgb
-from clipseek_server.encoding.pictures import MAX_SIDE, SUPPORTED_MEDIA_TYPES, decode_picture, preprocess
+from clipseek_server.encoding.pictures import (
+    MAX_SIDE,
+    SUPPORTED_MEDIA_TYPES,
+    THUMBNAIL_SOURCE,
+    decode_picture,
+    preprocess,
+)
 from clipseek_server.errors import ImageTooLarge, InvalidImage
+from clipseek_server.images.thumbnails import MAX_SIDE as THUMBNAIL_SIDE
+from clipseek_server.images.thumbnails import make_thumbnail
 
 # pytest undoes the filter that the module sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -39,8 +47,8 @@ def pixel_spec(size=224, *, resize="shortest_edge", resize_to=None, interpolatio
 SMALL = pixel_spec(8)
 
 
-def decode(data, spec=SMALL, max_pixels=MAX_PIXELS):
-    return decode_picture(data, spec, max_pixels=max_pixels)
+def decode(data, spec=SMALL, max_pixels=MAX_PIXELS, **options):
+    return decode_picture(data, spec, max_pixels=max_pixels, **options)
 
 
 def encoded(image, format, **options):
@@ -361,6 +369,153 @@ def test_extreme_shapes_take_little_memory(size):
     np.testing.assert_array_equal(np.unique(picture.pixels.reshape(3, -1), axis=1).T, [RED])
 
 
+# --- reduced JPEGs --------------------------------------------------------------------------------------------------
+
+
+def seen_by_thumbnails(data, **options):
+    """The picture that a thumbnail is made from."""
+    seen = []
+    decode(data, thumbnail=lambda image: seen.append(image) or b"", **options)
+    return seen[0]
+
+
+def reduced_by(data, reduction):
+    image = Image.open(io.BytesIO(data))
+    image.draft(None, (image.width // reduction, image.height // reduction))
+    return image.convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "reduction"),
+    [
+        ((256, 320), 1, 8),
+        ((248, 320), 1, 4),
+        ((320, 256), 2, 4),
+        ((320, 256), 2.5, 2),
+        ((320, 256), 4, 2),
+        ((320, 256), 4.1, 1),
+        ((2000, 32), 1, 1),
+        ((32, 2000), 1, 1),
+        ((64, 64), 1, 2),
+    ],
+)
+def test_a_jpeg_is_reduced_as_far_as_its_shorter_side_may_be(size, scale, reduction):
+    data = encoded(Image.fromarray(noise(*size[::-1])), "JPEG")
+    picture = decode(data, pixel_spec(32), jpeg_scale=scale)
+    assert (picture.width, picture.height) == size
+    np.testing.assert_array_equal(picture.pixels, preprocess(reduced_by(data, reduction), pixel_spec(32)))
+
+
+def test_without_a_scale_a_jpeg_is_decoded_in_full():
+    image = Image.fromarray(noise(256, 256))
+    data = encoded(image, "JPEG")
+    np.testing.assert_array_equal(decode(data).pixels, preprocess(reduced_by(data, 1), SMALL))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_not_reduced(format):
+    data = encoded(Image.fromarray(noise(256, 256)), format)
+    np.testing.assert_array_equal(decode(data, jpeg_scale=1).pixels, decode(data).pixels)
+
+
+def smooth(width, height):
+    """A picture whose every pixel tells where it is; few slopes can hide a shift."""
+    columns, rows = np.arange(width) / width, np.arange(height)[:, None] / height
+    channels = [columns + 0 * rows, rows + 0 * columns, (columns + rows) / 2]
+    return Image.fromarray((np.stack(channels, axis=-1) * 255).round().astype(np.uint8))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    scale=st.floats(1, 4),
+    orientation=st.sampled_from(sorted(TO_STORED)),
+    subsampling=st.sampled_from(["4:2:0", "4:4:4"]),
+)
+def test_reduced_and_whole_jpegs_agree(width, height, scale, orientation, subsampling):
+    stored = TO_STORED[orientation](smooth(width, height))
+    data = encoded(stored, "JPEG", quality=98, subsampling=subsampling, exif=with_orientation(orientation))
+    reduced, whole = decode(data, jpeg_scale=scale), decode(data)
+    assert (reduced.width, reduced.height) == (whole.width, whole.height) == (width, height)
+    # A pixel of the smallest picture is a step of 16.
+    np.testing.assert_allclose(reduced.pixels.astype(int), whole.pixels.astype(int), atol=8)
+
+
+@pytest.mark.parametrize("orientation", TO_STORED)
+def test_no_part_of_a_pixel_is_lost_by_reducing(orientation):
+    # The ninth column and row of the reduced picture stand for one pixel, not for eight.
+    stored = TO_STORED[orientation](smooth(65, 65))
+    data = encoded(stored, "JPEG", quality=98, subsampling="4:4:4", exif=with_orientation(orientation))
+    reduced, whole = decode(data, jpeg_scale=1).pixels.astype(int), decode(data).pixels.astype(int)
+    assert abs((reduced - whole)[:, 2:-2, 2:-2].mean()) < 0.5
+    np.testing.assert_allclose(reduced, whole, atol=5)
+
+
+def ycck():
+    """CMYK that is stored as brightness, two colours and black; Pillow writes it plain."""
+    data = encoded(smooth(300, 260).convert("CMYK"), "JPEG", quality=95)
+    at = data.index(b"Adobe") + len(b"Adobe") + 6
+    assert data[at] == 0
+    return data[:at] + b"\2" + data[at + 1 :]
+
+
+JPEGS = {
+    "RGB": encoded(smooth(300, 260), "JPEG", quality=95),
+    "progressive": encoded(smooth(300, 260), "JPEG", quality=95, progressive=True),
+    "L": encoded(smooth(300, 260).convert("L"), "JPEG", quality=95),
+    "CMYK": encoded(smooth(300, 260).convert("CMYK"), "JPEG", quality=95),
+    "YCCK": ycck(),
+    "RGB as stored": encoded(smooth(300, 260), "JPEG", quality=95, keep_rgb=True),
+    "MPO": encoded(smooth(300, 260), "MPO", quality=95, save_all=True, append_images=[solid("RGB", BLACK)]),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_every_kind_of_jpeg_can_be_reduced(name, scale):
+    reduced, whole = decode(JPEGS[name], jpeg_scale=scale), decode(JPEGS[name])
+    assert (reduced.width, reduced.height, reduced.media_type) == (300, 260, "image/jpeg")
+    assert not np.array_equal(reduced.pixels, whole.pixels)
+    np.testing.assert_allclose(reduced.pixels.astype(int), whole.pixels.astype(int), atol=4)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_truncated_jpeg_is_refused_however_far_it_is_reduced(name):
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(InvalidImage):
+            decode(JPEGS[name][: int(len(JPEGS[name]) * share)], jpeg_scale=1)
+
+
+def test_the_limit_of_pixels_is_for_the_original():
+    data = encoded(smooth(400, 300), "JPEG")
+    assert decode(data, max_pixels=120_000, jpeg_scale=1).width == 400
+    with pytest.raises(ImageTooLarge, match="400 x 300"):
+        decode(data, max_pixels=119_999, jpeg_scale=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((4096, 2048), (512, 256)), ((4088, 2048), (1022, 512)), ((600, 1030), (300, 515)), ((500, 400), (500, 400))],
+)
+def test_a_thumbnail_is_made_from_enough(size, expected):
+    data = encoded(Image.new("RGB", size, RED), "JPEG")
+    assert seen_by_thumbnails(data, jpeg_scale=1, max_pixels=10**7).size == expected
+    assert THUMBNAIL_SOURCE >= 2 * THUMBNAIL_SIDE
+
+
+@pytest.mark.parametrize("orientation", TO_STORED)
+def test_a_thumbnail_is_as_good_as_before(orientation):
+    image = Image.fromarray(photographs.astronaut()).crop((0, 0, 512, 400)).resize((2048, 1600))
+    data = encoded(TO_STORED[orientation](image), "JPEG", exif=with_orientation(orientation))
+    reduced, whole = (
+        Image.open(io.BytesIO(decode(data, max_pixels=10**7, jpeg_scale=scale, thumbnail=make_thumbnail).thumbnail))
+        for scale in (1, None)
+    )
+    assert reduced.size == whole.size == (256, 200)
+    assert np.abs(np.asarray(reduced).astype(int) - np.asarray(whole)).mean() < 1
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
@@ -422,6 +577,15 @@ SAMPLES = {
 }
 
 
+@pytest.mark.parametrize("missing", [1, 4, 8, 12, 20])
+def test_a_png_that_lacks_only_its_end_is_truncated_too(missing):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    assert decode(file.getvalue() + b"and more behind it").width == 64
+    with pytest.raises(InvalidImage, match=r"cut off|truncated"):
+        decode(file.getvalue()[:-missing])
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_truncated_picture_says_so(name):
     data = SAMPLES[name]
@@ -433,8 +597,13 @@ def test_a_truncated_picture_says_so(name):
 
 
 def assert_decodes_or_refuses(data):
+    for scale in (None, 1):
+        assert_decodes_or_refuses_at(data, scale)
+
+
+def assert_decodes_or_refuses_at(data, scale):
     try:
-        picture = decode(data)
+        picture = decode(data, jpeg_scale=scale)
     except (InvalidImage, ImageTooLarge) as error:
         assert " at 0x" not in error.message
         assert error.message.isprintable()

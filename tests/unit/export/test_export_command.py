@@ -24,6 +24,8 @@ def test_a_folder_becomes_a_bundle(clips: SmallClips, tmp_path: Path) -> None:
     assert (manifest.name, manifest.precision) == ("mine", "int8")
     assert f"{manifest.agreement['text'].similarity.cosine_min:.6f}" in done.stdout
     assert manifest.space_id in done.stdout
+    assert manifest.decoding is not None
+    assert f"down to {manifest.decoding.jpeg_scale:g} times" in done.stdout
     # One line a step where no bar can be drawn, and nothing of what the libraries would like to say.
     assert all(line.endswith(" ...") for line in done.stderr.splitlines()), done.stderr
 

@@ -1,19 +1,22 @@
-"""Nothing is exported that does not agree."""
+"""Nothing is exported that does not agree, and what a bundle may spare is measured."""
 
+import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from clipseek_export import clip
+from clipseek_export import clip, measure
 from clipseek_export.errors import ExportError
 from clipseek_export.export import export
 from clipseek_export.hub import find_checkpoint
-from clipseek_export.measure import Towers, measure_agreement, overlap_at_10, similarity
-from clipseek_export.samples import SENTENCES, photographs, photographs_and_details
+from clipseek_export.measure import Towers, measure_agreement, measure_decoding, overlap_at_10, similarity
+from clipseek_export.samples import SENTENCES, jpegs, photographs, photographs_and_details
 from clipseek_export.source import Embeddings, Pixels, SourceModel
-from clipseek_server.encoding.bundle import PixelSpec, read_manifest
+from clipseek_server.encoding.bundle import MANIFEST_FILE, PixelSpec, read_manifest
 from models import SmallClips
 
 
@@ -113,3 +116,34 @@ def test_the_photographs_are_all_there_and_differ() -> None:
     np.testing.assert_array_equal(details[:21], pictures)
     assert len(np.unique(details.reshape(105, -1), axis=0)) == 105
     assert len(set(SENTENCES)) == len(SENTENCES)
+
+
+def test_a_decoder_reduces_the_jpegs_to_just_what_is_measured() -> None:
+    sides = [min(Image.open(io.BytesIO(jpeg)).size) for jpeg in jpegs(70)]
+    assert len(sides) == 27
+    assert {side / 70 for side in sides} == {2, 4, 8}
+
+
+def test_jpegs_are_reduced_as_far_as_costs_nothing(clips: SmallClips) -> None:
+    decoding = read_manifest(clips.bundle()).decoding
+    assert decoding is not None
+    assert decoding.jpeg_scale in measure.JPEG_SCALES
+    assert decoding.similarity.count == 27
+    assert 0.999 < decoding.similarity.cosine_min <= decoding.similarity.cosine_mean < 1
+    assert read_manifest(clips.bundle(precision="int8")).jpeg_scale == decoding.jpeg_scale
+
+
+def test_jpegs_are_not_reduced_where_that_costs_too_much(clips: SmallClips, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(clips.bundle())
+    towers = Towers(clips.bundle(), manifest.text)
+    monkeypatch.setattr(measure, "JPEG_SCALES", (1.0,))
+    assert measure_decoding(manifest.space.pixels, towers) is None
+
+
+def test_a_bundle_without_the_measurement_decodes_in_full(clips: SmallClips, tmp_path: Path) -> None:
+    content = json.loads((clips.bundle() / MANIFEST_FILE).read_text())
+    del content["decoding"]
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(content))
+    manifest = read_manifest(tmp_path)
+    assert manifest.jpeg_scale is None
+    assert manifest.space_id == read_manifest(clips.bundle()).space_id

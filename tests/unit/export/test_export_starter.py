@@ -1,17 +1,21 @@
 """The starter gives what its parts give, and finds the pictures that everyone expects it to find."""
 
+import io
+import math
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoTokenizer, BertModel
 
 from clipseek_export import starter
 from clipseek_export import starter_parts as parts
 from clipseek_export.errors import ExportError
 from clipseek_export.measure import Towers
+from clipseek_export.samples import PHOTOGRAPHS
 from clipseek_export.source import Embeddings, Pixels, SourceModel
 from clipseek_export.space import describe_space
 from clipseek_server.encoding.bundle import TEXT_FILE, VISION_FILE, Manifest, golden_pixels, read_manifest
@@ -97,6 +101,30 @@ def test_texts_are_as_transformers_has_them(starter_model: SourceModel, towers: 
     assert found.dtype == np.float32
     assert cosines(found, expected).min() > 0.99999
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_reduced_jpegs_keep_their_embeddings(
+    towers: Towers, manifest: Manifest, bundled: list[tuple[str, bytes]]
+) -> None:
+    assert manifest.decoding is not None
+    assert manifest.decoding.similarity.cosine_min > 0.999
+    spec, scale = manifest.space.pixels, manifest.decoding.jpeg_scale
+    # None of them was measured; icons of a few pixels are left out.
+    others = [Image.open(io.BytesIO(data)).convert("RGB") for name, data in bundled if name not in PHOTOGRAPHS]
+    others = [image for image in others if min(image.size) >= 200]
+    assert len(others) >= 5
+    for image in others:
+        enlarged = 2 * scale * spec.resize_to / min(image.size)
+        size = (math.ceil(image.width * enlarged), math.ceil(image.height * enlarged))
+        jpeg = io.BytesIO()
+        image.resize(size, Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=85)
+        reduced, whole = (
+            decode_picture(jpeg.getvalue(), spec, max_pixels=100_000_000, jpeg_scale=allowed).pixels
+            for allowed in (scale, None)
+        )
+        assert not np.array_equal(reduced, whole)
+        found = towers.pictures(np.stack([reduced, whole]))
+        assert cosines(found[:1], found[1:])[0] > 0.999
 
 
 def test_company_changes_no_picture(towers: Towers) -> None:

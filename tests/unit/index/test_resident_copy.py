@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from clipseek_server.index import resident
+from clipseek_server.index import quantised, resident, vectors
 from clipseek_server.index.filters import parse_filter
-from clipseek_server.index.records import Match, Row
+from clipseek_server.index.records import Effort, Match, Row, Vector
 from clipseek_server.index.resident import ResidentCopy
 from index_rows import DIMENSION, record, row, vector
 
@@ -66,7 +66,7 @@ async def test_loading_stops_past_the_bound(executor: ThreadPoolExecutor, monkey
 
 
 async def test_rows_beyond_one_block(executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "_BLOCK", 4)
+    monkeypatch.setattr(vectors, "_BLOCK", 4)
     copy = ResidentCopy(DIMENSION, executor)
     await copy.load(_no_rows, max_rows=100)
     copy.put(row(f"{number:02d}", number) for number in range(11))
@@ -164,3 +164,196 @@ async def test_nothing_to_find(executor: ThreadPoolExecutor) -> None:
     copy.put([row("a")])
     assert await copy.search([vector(1)], [5], parse_filter("width == 1")) == [[]]
     assert await copy.page("a", 5, None) == []
+
+
+COUNT, WIDE = 3000, 64
+
+
+def _cone(count: int, seed: int) -> list[Vector]:
+    """Pictures' vectors: about a common middle, mean cosine 0.5."""
+    rng = np.random.default_rng(seed)
+    own = rng.normal(size=(count, WIDE)) / np.sqrt(WIDE)
+    all_ = vector(0, WIDE) + own.astype(np.float32)
+    return list(all_ / np.linalg.norm(all_, axis=1, keepdims=True))
+
+
+def _texts(count: int, seed: int) -> list[Vector]:
+    """Queries outside the pictures' cone."""
+    rng = np.random.default_rng(seed)
+    all_ = vector(1, WIDE) + (0.4 * rng.normal(size=(count, WIDE)) / np.sqrt(WIDE)).astype(np.float32)
+    return list(all_ / np.linalg.norm(all_, axis=1, keepdims=True))
+
+
+@pytest.fixture
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 1,000 rows on there are codes."""
+    monkeypatch.setattr(resident, "EXACT_BYTES", 1000 * WIDE * 4)
+
+
+async def _large(executor: ThreadPoolExecutor) -> ResidentCopy:
+    copy = ResidentCopy(WIDE, executor)
+    await copy.load(_no_rows, max_rows=10_000)
+    copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
+    await _quantised(copy)
+    return copy
+
+
+async def _quantised(copy: ResidentCopy) -> None:
+    assert copy._making_codes is not None
+    await copy._making_codes
+    assert copy._codes is not None
+
+
+@pytest.mark.parametrize("queries", [_cone(50, seed=3), _texts(50, seed=4)], ids=["pictures", "texts"])
+async def test_the_quantised_scan_finds_what_the_exact_one_finds(
+    executor: ThreadPoolExecutor, few_are_many: None, queries: list[Vector]
+) -> None:
+    copy = await _large(executor)
+    exact = await copy.search(queries, [10] * 50, None, Effort.EXACT)
+    recall = {}
+    for effort in (Effort.FAST, Effort.DEFAULT):
+        found = await copy.search(queries, [10] * 50, None, effort)
+        for matches in found:
+            assert matches == sorted(matches, key=lambda match: (-match.score, match.record.image_id))
+        # A match is the same only if its score is the exact one.
+        both = zip(found, exact, strict=True)
+        recall[effort] = np.mean([match in best for matches, best in both for match in matches])
+    assert recall[Effort.FAST] >= 0.9
+    assert recall[Effort.DEFAULT] >= 0.99
+    # Alone, or with others that want more: the same.
+    (alone,) = await copy.search(queries[:1], [10], None)
+    assert alone == found[0]
+
+
+async def test_what_is_exact_scans_all_rows(
+    executor: ThreadPoolExecutor, few_are_many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = await _large(executor)
+    monkeypatch.setattr(quantised.Codes, "nearest", None)
+    (query,) = _texts(1, seed=5)
+    (exact,) = await copy.search([query], [300], None, Effort.EXACT)
+    scores = sorted((float(np.dot(row.vector, query)) for row in copy.rows("", "")), reverse=True)
+    assert [match.score for match in exact] == pytest.approx(scores[:300], abs=1e-5)
+    # So many hits that their candidates would be a quarter of the rows; and with a filter.
+    assert (await copy.search([query], [300], None))[0] == exact
+    assert (await copy.search([query], [10], parse_filter("width == 640")))[0] == exact[:10]
+    copy.remove([f"{number:04d}" for number in range(2000)])
+    assert len((await copy.search([query], [10], None))[0]) == 10
+
+
+async def test_writes_are_found_at_once_before_while_and_after_codes_are_made(
+    executor: ThreadPoolExecutor, few_are_many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled, go_on = threading.Event(), threading.Event()
+    fill = quantised.Codes.fill
+
+    def held_fill(codes: quantised.Codes, *arguments: object) -> None:
+        fill(codes, *arguments)  # type: ignore[arg-type]
+        filled.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(quantised.Codes, "fill", held_fill)
+    copy = ResidentCopy(WIDE, executor)
+    await copy.load(_no_rows, max_rows=10_000)
+    copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
+    new = _cone(10, seed=6)
+
+    async def change(number: int) -> None:
+        """One new row, one that gets another vector, one that goes and leaves its slot to the next."""
+        copy.put([Row(record(f"new-{number}"), new[number])])
+        copy.put([Row(record(f"{number:04d}"), new[number + 1])])
+        copy.remove([f"{number + 100:04d}"])
+        for written in range(0, number + 1, 2):
+            found = [match.record.image_id for match in (await copy.search([new[written]], [2], None))[0]]
+            assert f"new-{written}" in found
+        assert f"{number:04d}" in [
+            match.record.image_id for match in (await copy.search([new[number + 1]], [2], None))[0]
+        ]
+
+    await change(0)
+    await asyncio.to_thread(filled.wait)
+    await change(2)
+    assert copy._codes is None
+    go_on.set()
+    await _quantised(copy)
+    await change(4)
+    await change(6)
+    gone = {f"{number + 100:04d}" for number in (0, 2, 4, 6)}
+    found = await copy.search(_cone(COUNT, seed=2)[100:107], [5] * 7, None)
+    assert not gone & {match.record.image_id for matches in found for match in matches}
+
+
+async def test_what_was_near_and_is_removed_hides_nothing(executor: ThreadPoolExecutor, few_are_many: None) -> None:
+    copy = await _large(executor)
+    near = _cone(1, seed=7)[0]
+    twins = [f"twin-{number:04d}" for number in range(1000)]
+    copy.put(Row(record(image_id), near) for image_id in twins)
+    assert {match.record.image_id for match in (await copy.search([near], [10], None))[0]} <= set(twins)
+    copy.remove(twins)
+    (exact,) = await copy.search([near], [10], None, Effort.EXACT)
+    assert (await copy.search([near], [10], None))[0] == exact
+
+
+async def test_a_quantised_scan_sees_whole_rows_of_the_time_it_began(
+    executor: ThreadPoolExecutor, few_are_many: None
+) -> None:
+    copy = await _large(executor)
+    here, there = _cone(2, seed=8)
+    copy.put(Row(record(image_id, old=True), here) for image_id in ("a", "b", "c"))
+    held = threading.Event()
+    executor.submit(held.wait)
+    scan = asyncio.create_task(copy.search([here], [3], None))
+    await asyncio.sleep(0)
+    copy.put([Row(record("a", old=False), there), Row(record("new"), here)])
+    copy.remove(["b"])
+    copy.put([Row(record("newer"), here)])
+    held.set()
+    found = (await scan)[0]
+    assert [match.record.image_id for match in found] == ["a", "b", "c"]
+    assert [match.score for match in found] == pytest.approx([1.0, 1.0, 1.0], abs=1e-6)
+    assert [match.record.image_id for match in (await copy.search([here], [3], None))[0]] == ["c", "new", "newer"]
+
+
+async def test_codes_are_made_anew_when_most_rows_are_others(executor: ThreadPoolExecutor, few_are_many: None) -> None:
+    copy = await _large(executor)
+    first = copy._codes
+    others = [-each for each in _cone(COUNT, seed=9)]
+    copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(others[:-1]))
+    assert copy._making_codes is None
+    copy.put([Row(record(f"{COUNT - 1:04d}"), others[-1])])
+    await _quantised(copy)
+    assert copy._codes is not first
+    queries = [-each for each in _cone(20, seed=3)]
+    exact = await copy.search(queries, [10] * 20, None, Effort.EXACT)
+    found = await copy.search(queries, [10] * 20, None)
+    assert sum(match in best for each, best in zip(found, exact, strict=True) for match in each) >= 198
+
+
+async def test_without_codes_searches_are_exact(
+    executor: ThreadPoolExecutor, few_are_many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no codes")
+
+    monkeypatch.setattr(quantised.Codes, "fill", fail)
+    copy = ResidentCopy(WIDE, executor)
+    await copy.load(_no_rows, max_rows=10_000)
+    copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
+    making = copy._making_codes
+    assert making is not None
+    await making
+    assert copy._codes is None
+    queries = _texts(3, seed=4)
+    assert await copy.search(queries, [10] * 3, None) == await copy.search(queries, [10] * 3, None, Effort.EXACT)
+
+
+async def test_the_making_of_codes_ends_with_the_copy(executor: ThreadPoolExecutor, few_are_many: None) -> None:
+    copy = ResidentCopy(WIDE, executor)
+    await copy.load(_no_rows, max_rows=10_000)
+    copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
+    making = copy._making_codes
+    assert making is not None
+    copy.close()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert copy._codes is None

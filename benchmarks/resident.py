@@ -1,0 +1,244 @@
+"""Measure the copy of a collection that answers searches beside Milvus Lite: latency, recall, memory, writes.
+
+    python benchmarks/resident.py --sizes 1000,10000,100000 --output resident.json
+
+Vectors stand for CLIP's at 512 dimensions. Pictures lie in a cone (mean cosine 0.5), in clusters of about 100 or, the
+harder kind, spread evenly; pictures as queries are near one of them, and texts lie outside their cone (best cosine
+about 0.32). Recall is of ten hits against an exact search. One caller; times include the records of the hits.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipseek_server.index.filters import Filter, parse_filter
+from clipseek_server.index.records import Effort, Match, Record, Row
+from clipseek_server.index.resident import ResidentCopy
+
+Matrix = npt.NDArray[np.float32]
+
+DIMENSION = 512
+HITS = 10
+FILTER = 'metadata.album == "album 3"'
+"""Holds for one record in ten."""
+FILTER_ON_TEXTS = 'metadata.caption like "a picture with the number 1%"'
+"""About the same, by texts that are all different."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the table; milliseconds."""
+
+    kind: str
+    rows: int
+    queries: str
+    search: str
+    p50: float
+    p99: float
+    recall: float | None
+
+
+class Pictures:
+    """Where pictures and texts lie.
+
+    Args:
+        clusters: How many clusters of pictures; 0 for none.
+    """
+
+    def __init__(self, clusters: int) -> None:
+        self._rng = np.random.default_rng(0)
+        spectrum = np.arange(1, DIMENSION + 1) ** -0.5
+        rotation = np.linalg.qr(self._rng.normal(size=(DIMENSION, DIMENSION)))[0]
+        self._mixing = (spectrum[:, None] * rotation).astype(np.float32)
+        self._middle, self._text_middle = _unit(self._rng.normal(size=(2, DIMENSION)).astype(np.float32))
+        self._centres = _unit(self._bodies(clusters)) if clusters else None
+
+    def vectors(self, count: int) -> Matrix:
+        """Pictures: float32 ``[count, DIMENSION]``."""
+        bodies = _unit(self._bodies(count))
+        if self._centres is not None:
+            chosen = self._centres[self._rng.integers(0, len(self._centres), count)]
+            bodies = _unit(chosen + np.float32(0.7) * bodies)
+        return _unit(self._middle + bodies)
+
+    def near(self, pictures: Matrix) -> Matrix:
+        """A picture like each."""
+        return _unit(pictures + np.float32(0.35) * _unit(self._bodies(len(pictures))))
+
+    def texts(self, pictures: Matrix) -> Matrix:
+        """A text for each."""
+        own = _unit(pictures - self._middle * (pictures @ self._middle)[:, None])
+        return _unit(self._text_middle + np.float32(0.05) * self._middle + np.float32(0.39) * own)
+
+    def _bodies(self, count: int) -> Matrix:
+        return self._rng.standard_normal((count, DIMENSION), dtype=np.float32) @ self._mixing
+
+
+def _unit(vectors: Matrix) -> Matrix:
+    unit: Matrix = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def _row(number: int, vector: Matrix) -> Row:
+    """A picture's row with metadata as people give it."""
+    record = Record(
+        image_id=f"pic-{number:08d}",
+        content_sha256=f"{number:064x}",
+        blob_key=f"0123456789abcdef/pic-{number:08d}/{number:016x}",
+        media_type="image/jpeg",
+        width=100 + number // 10 % 1100,
+        height=768,
+        size_bytes=100_000 + number,
+        create_time=1_700_000_000_000_000 + number * 1_000_003,
+        update_time=1_700_000_000_000_000 + number * 1_000_003,
+        metadata={
+            "album": f"album {number % 10}",
+            "year": 1990 + number % 37,
+            "caption": f"a picture with the number {number}",
+        },
+    )
+    return Row(record, vector)
+
+
+def _measured(kind: str, size: int, searches: int) -> tuple[list[Measured], dict[str, float]]:
+    with ThreadPoolExecutor(1) as executor:
+        return asyncio.run(_measure(kind, size, executor, searches))
+
+
+async def _measure(
+    kind: str, size: int, executor: ThreadPoolExecutor, searches: int
+) -> tuple[list[Measured], dict[str, float]]:
+    pictures = Pictures(size // 100 if kind == "clustered" else 0)
+    copy = ResidentCopy(DIMENSION, executor)
+    before = _resident_bytes()
+    await copy.load(_pages(pictures, size), max_rows=size)
+    numbers: dict[str, float] = {}
+    begun = time.perf_counter()
+    if copy._making_codes is not None:
+        await copy._making_codes
+    numbers["quantise_s"] = time.perf_counter() - begun
+    gc.collect()
+    numbers["bytes_per_row"] = (_resident_bytes() - before) / size
+    some = np.stack([row.vector for row in copy.rows("", "")[:: max(1, size // searches)][:searches]])
+    found = []
+    for name, queries in (("pictures", pictures.near(some)), ("texts", pictures.texts(some))):
+        found += await _searches(copy, kind, size, name, queries, numbers)
+    numbers |= await _writes(copy, pictures, size)
+    copy.close()
+    return found, numbers
+
+
+def _pages(pictures: Pictures, size: int) -> Callable[[str, int], Awaitable[list[Row]]]:
+    count = 0
+
+    async def read_page(after: str, limit: int) -> list[Row]:
+        nonlocal count
+        vectors = pictures.vectors(min(limit, size - count))
+        page = [_row(count + number, vector) for number, vector in enumerate(vectors)]
+        count += len(page)
+        return page
+
+    return read_page
+
+
+async def _searches(
+    copy: ResidentCopy, kind: str, size: int, name: str, queries: Matrix, numbers: dict[str, float]
+) -> list[Measured]:
+    exact = [await copy.search([query], [HITS], None, Effort.EXACT) for query in queries]
+    numbers[f"best_cosine_{name}"] = float(np.mean([found[0][0].score for found in exact]))
+    ways: list[tuple[str, Filter | None, Effort]] = [
+        ("exact", None, Effort.EXACT),
+        ("fast", None, Effort.FAST),
+        ("default", None, Effort.DEFAULT),
+        ("thorough", None, Effort.THOROUGH),
+        ("filter, 10% left", parse_filter(FILTER), Effort.DEFAULT),
+        ("filter on texts, 11% left", parse_filter(FILTER_ON_TEXTS), Effort.DEFAULT),
+    ]
+    measured = []
+    for search, condition, effort in ways:
+        times, right = [], 0
+        for query, (best,) in zip(queries, exact, strict=True):
+            begun = time.perf_counter()
+            (found,) = await copy.search([query], [HITS], condition, effort)
+            times.append((time.perf_counter() - begun) * 1e3)
+            right += len(_ids(found) & _ids(best))
+        recall = None if condition else right / HITS / len(queries)
+        p50, p99 = np.percentile(times, [50, 99]).tolist()
+        measured.append(Measured(kind, size, name, search, p50, p99, recall))
+    return measured
+
+
+def _ids(found: list[Match]) -> set[str]:
+    return {match.record.image_id for match in found}
+
+
+async def _writes(copy: ResidentCopy, pictures: Pictures, size: int) -> dict[str, float]:
+    """Microseconds that one write holds up the event loop."""
+    count = min(size, 1000)
+    rows = [_row(number * (size // count), vector) for number, vector in enumerate(pictures.vectors(count))]
+    return {
+        "update_us": _median(copy.put, [[row] for row in rows]),
+        "remove_us": _median(copy.remove, [[row.record.image_id] for row in rows]),
+        "insert_us": _median(copy.put, [[row] for row in rows]),
+    }
+
+
+def _median(function: Callable[[Any], None], arguments: list[Any]) -> float:
+    times = []
+    for argument in arguments:
+        begun = time.perf_counter()
+        function(argument)
+        times.append((time.perf_counter() - begun) * 1e6)
+    return float(np.median(times))
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Print a table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="1000,10000,30000,100000")
+    parser.add_argument("--kinds", default="clustered,spread")
+    parser.add_argument("--searches", type=int, default=200)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    lines, others = [], []
+    # A process for each: what one leaves behind is no memory of the next.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+        for kind in arguments.kinds.split(","):
+            for size in map(int, arguments.sizes.split(",")):
+                found, numbers = processes.submit(_measured, kind, size, arguments.searches).result()
+                for line in found:
+                    times = f"p50 {line.p50:6.2f} ms  p99 {line.p99:6.2f} ms"
+                    recall = "" if line.recall is None else f"  recall {line.recall:.4f}"
+                    print(f"{kind:10}{size:8,} {line.queries:9}{line.search:26}{times}{recall}")
+                print(" " * 19 + ", ".join(f"{name} {value:,.3g}" for name, value in numbers.items()), flush=True)
+                lines += [asdict(line) for line in found]
+                others.append({"kind": kind, "rows": size, **numbers})
+    if arguments.output:
+        machine = {
+            "cores": len(os.sched_getaffinity(0)),
+            "processor": platform.processor(),
+            "python": platform.python_version(),
+        }
+        arguments.output.write_text(json.dumps({"machine": machine, "searches": lines, "copies": others}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

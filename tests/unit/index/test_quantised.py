@@ -1,0 +1,54 @@
+"""Codes by slot: written one by one or many at once, scanned in segments."""
+
+import numpy as np
+import pytest
+
+from clipseek_server.index import quantised
+from clipseek_server.index.quantised import Codes
+from clipseek_server.index.vectors import Matrix
+
+
+def _vectors(count: int, dimension: int, seed: int = 0) -> Matrix:
+    drawn = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dimension", [512, 33])
+def test_one_by_one_and_many_at_once_are_the_same(dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "_SEGMENT", 1024)
+    vectors = _vectors(2500, dimension)
+    codes, others = Codes(vectors), Codes(vectors)
+    others._trained = codes._trained
+    wanted = np.ones(2500, dtype=np.bool_)
+    wanted[[3, 1500]] = False
+    for first in (0, 1024, 2048):
+        codes.fill(first, vectors[first : first + 1024], wanted[first : first + 1024])
+    for slot in np.flatnonzero(wanted).tolist():
+        others.put(slot, vectors[slot])
+    for one, other in zip(codes._segments, others._segments, strict=True):
+        np.testing.assert_array_equal(one.blocks, other.blocks)
+
+
+def test_finds_what_is_written_and_not_what_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "_SEGMENT", 1024)
+    vectors = _vectors(2500, 64)
+    codes = Codes(vectors[:100])
+    for slot, each in enumerate(vectors):
+        codes.put(slot, each)
+    for slot, near in zip((0, 1100, 2499), codes.nearest(vectors[[0, 1100, 2499]], 20), strict=True):
+        assert slot in near
+        assert len(near) == 20
+        assert (np.diff(near) > 0).all()
+    codes.clear(1100)
+    codes.put(5, vectors[1100])
+    (near,) = codes.nearest(vectors[[1100]], 20)
+    assert 5 in near
+    assert 1100 not in near
+
+
+def test_learns_from_fewer_vectors_than_there_are_codes() -> None:
+    vectors = _vectors(3, 8)
+    codes = Codes(vectors)
+    for slot, each in enumerate(vectors):
+        codes.put(slot, each)
+    assert all(slot in near for slot, near in enumerate(codes.nearest(vectors, 5)))
