@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -16,6 +19,8 @@ from clipseek_server.encoding.bundle import Precision
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _PROCESSOR_FILE = "preprocessor_config.json"
+_ENOUGH = 10_000
+"""More entries than the words need, so that each becomes one."""
 
 
 def make_checkpoint(folder: Path, *, small: bool = False) -> None:
@@ -53,7 +58,7 @@ def make_bundle(checkpoint: Path, folder: Path, precision: Precision) -> None:
 
 def vision_flops(checkpoint: Path) -> int:
     """Floating-point operations of one picture: two for each multiplication of a weight or of attention."""
-    config = CLIPConfig.from_pretrained(checkpoint).vision_config
+    config: Any = CLIPConfig.from_pretrained(checkpoint).vision_config
     patches = (config.image_size // config.patch_size) ** 2
     tokens, width = patches + 1, config.hidden_size
     layer = tokens * width * (4 * width + 2 * config.intermediate_size) + 2 * tokens**2 * width
@@ -62,17 +67,12 @@ def vision_flops(checkpoint: Path) -> int:
 
 def _tokenizer() -> CLIPTokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    entries = letters + [f"{letter}</w>" for letter in letters]
-    merges: dict[tuple[str, str], None] = {}
-    for word in WORDS:
-        pieces = [*word[:-1], f"{word[-1]}</w>"]
-        while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            pieces[:2] = ["".join(pair)]
-            if pair not in merges:
-                merges[pair] = None
-                entries.append(pieces[0])
-    entries = list(dict.fromkeys([*entries, _START, _END]))
-    return CLIPTokenizer(
-        vocab={entry: index for index, entry in enumerate(entries)}, merges=list(merges), model_max_length=77
+    trained = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    trainer = BpeTrainer(
+        vocab_size=_ENOUGH, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False, min_frequency=1
     )
+    trained.train_from_iterator(WORDS, trainer)
+    merges: Any = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    entries = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)])
+    vocabulary = {entry: index for index, entry in enumerate([*entries, _START, _END])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)

@@ -34,8 +34,11 @@ def vectors(count: int, dimension: int, seed: int = 0) -> npt.NDArray[np.float32
         return random.normal(size=(rows, dimension)).astype(np.float32) / np.float32(dimension**0.5)
 
     common, clusters = normal(1), normal(_CLUSTERS)
-    made = common + 0.77 * clusters[random.integers(0, _CLUSTERS, count)] + 0.63 * normal(count)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    made: npt.NDArray[np.float32] = (
+        common + 0.77 * clusters[random.integers(0, _CLUSTERS, count)] + 0.63 * normal(count)
+    )
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    return made
 
 
 def fill(data_dir: Path, bundle: Path, count: int) -> None:

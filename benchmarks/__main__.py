@@ -1,0 +1,47 @@
+"""Measure: ``python -m benchmarks [smoke|short|full]``.
+
+Run it from the repository's root, on a machine with nothing else to do.
+"""
+
+import argparse
+import importlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+SECTIONS = ("limit", "engine", "peers", "mixed", "scale", "memory")
+
+
+def main() -> None:
+    """Run the sections, each writing its part of the results as soon as it has it."""
+    # Here, so that the load generator's processes, which import this module too, stay light.
+    from benchmarks.bench import PROFILES, Bench
+    from benchmarks.machine import facts
+    from benchmarks.workspace import Workspace
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("profile", choices=PROFILES, nargs="?", default="short", help="how much (default: short)")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="only these")
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="for models, data and results")
+    parser.add_argument("--results", type=Path, help="the JSON file (default: FOLDER/PROFILE.json); updated by section")
+    options = parser.parse_args()
+
+    bench = Bench(PROFILES[options.profile], Workspace(options.folder, small=PROFILES[options.profile].small))
+    path: Path = options.results or options.folder / f"{options.profile}.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results |= {"profile": options.profile, "machine": facts(options.folder)}
+    for name in options.sections:
+        begin = time.monotonic()
+        print(f"{name} ...", flush=True)
+        section = importlib.import_module(f"benchmarks.sections.{name}")
+        results[name] = section.measure(bench)
+        results[name]["took_seconds"] = round(time.monotonic() - begin, 1)
+        results[name]["measured"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{name}: {results[name]['took_seconds']} s", flush=True)
+    print(f"{path} is ready; python -m benchmarks.report {path} makes tables and plots of it")
+
+
+if __name__ == "__main__":
+    main()

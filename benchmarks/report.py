@@ -1,0 +1,49 @@
+"""Write the tables and plots of docs/performance.md from results: ``python -m benchmarks.report [RESULTS] [--check]``."""
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.tables import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "benchmarks" / "results" / "cpu.json"
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def with_tables(text: str, made: dict[str, str]) -> str:
+    """A text with each table between its marks, ``<!-- table NAME -->`` and ``<!-- /table -->``."""
+    for name, table in made.items():
+        mark, end = f"<!-- table {name} -->\n", "<!-- /table -->\n"
+        before, found, rest = text.partition(mark)
+        if found:
+            _, _, after = rest.partition(end)
+            text = before + mark + table + end + after
+    return text
+
+
+def main() -> None:
+    """Rewrite the page, or say whether it is up to date."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=PUBLISHED, help="what a run wrote")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are written")
+    parser.add_argument("--plots", type=Path, help="draw plots into this folder")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
+    options = parser.parse_args()
+    results = json.loads(options.results.read_text())
+    text = options.page.read_text(encoding="utf-8")
+    fresh = with_tables(text, tables(results))
+    if options.check:
+        if fresh != text:
+            raise SystemExit(f"{options.page}: the tables are out of date; run python -m benchmarks.report")
+        return
+    options.page.write_text(fresh, encoding="utf-8")
+    if options.plots:
+        from benchmarks.plots import draw
+
+        for path in draw(results, options.plots):
+            print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

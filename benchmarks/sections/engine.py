@@ -1,0 +1,141 @@
+"""The engine: the same work through the batcher, then through gRPC, turn about with ONNX Runtime alone."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds
+from benchmarks.machine import cores
+from benchmarks.programs import CpuMeter, Program
+from benchmarks.sections.limit import Alone
+from clipseek.bench import ClipseekTarget, ClosedLoop
+from clipseek_server.config import Settings
+from clipseek_server.encoding.bundle import Precision
+from clipseek_server.encoding.decoding import DecodePool
+from clipseek_server.encoding.model import LoadedModel
+from clipseek_server.images.thumbnails import make_thumbnail
+from clipseek_server.telemetry import Call, Stage
+
+CALLERS = 16
+"""Enough to saturate."""
+
+ROWS = 10_000
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """By precision: pictures through each layer, where a search's time goes, and a bulk import."""
+    return {precision: _measure(bench, precision) for precision in PRECISIONS}
+
+
+def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
+    rows = min(ROWS, max(bench.profile.sizes))
+    alone = Alone(bench.workspace.bundle(precision))
+    with bench.server(precision, bench.workspace.data(precision, rows)) as server:
+        turns = [_turn(bench, precision, server, alone) for _ in range(bench.profile.turns)]
+        found = medians(turns)
+        found["import"] = medians([_import(bench, server, alone) for _ in range(bench.profile.turns // 2 or 1)])
+    found["start_seconds"] = sorted(_start_seconds(bench, precision, rows) for _ in range(3))[1]
+    return found
+
+
+def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> dict[str, Any]:
+    seconds, pictures = bench.profile.seconds, bench.workspace.pictures()
+    files = [Path(path).read_bytes() for path in pictures]
+    target = ClipseekTarget(server.address, pictures=pictures)
+    before = server.batch_counts("picture tower")
+    with CpuMeter(server) as cpu:
+        through_grpc = bench.load(target, "embed_image", ClosedLoop(CALLERS), warmup=0.0, seconds=seconds)
+    embedded, runs = np.subtract(server.batch_counts("picture tower"), before).tolist()
+    batch = embedded / runs
+    ort = alone.pictures(max(1, round(batch)), seconds / 2)
+    decode = alone.decoding(pictures, seconds / 3)
+    limit = 1000 / (ort["ms"] + decode / cores())
+    search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
+    stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
+    latency = milliseconds(search)
+    assert search.total.latency is not None
+    return {
+        "batch": batch,
+        "ort_rate": ort["rate"],
+        "ort_cpu_ms": ort["cpu_ms"],
+        "decode_core_ms": decode,
+        "limit_rate": limit,
+        "in_process": asyncio.run(_in_process(bench.workspace.bundle(precision), files, seconds)),
+        "grpc": {
+            "rate": through_grpc.total.rate,
+            **milliseconds(through_grpc),
+            "server_cpu_ms": cpu.seconds / embedded * 1000,
+            "generator_cpu_ms": through_grpc.cpu_seconds / through_grpc.total.calls * 1000,
+            "overhead_cpu_ms": cpu.seconds / embedded * 1000 - ort["cpu_ms"] - decode,
+            "share_of_limit": through_grpc.total.rate / limit,
+        },
+        "search": {
+            **latency,
+            "text_tower_alone_ms": alone.sentences(seconds / 3),
+            "queue_ms": stages["queue"],
+            "inference_ms": stages["inference"],
+            "index_ms": stages["index"],
+            "own_code_ms": stages["total"] - stages["queue"] - stages["inference"] - stages["index"],
+            "wire_ms": search.total.latency.mean * 1000 - stages["total"],
+        },
+    }
+
+
+async def _in_process(bundle: Path, files: Sequence[bytes], seconds: float) -> dict[str, float]:
+    """Pictures a second, and the mean milliseconds of each in each stage."""
+    settings = Settings(bundles=[bundle])
+    pool = DecodePool(settings.cores, max_pixels=settings.max_image_pixels, max_queue=settings.queue_length)
+    model = await asyncio.to_thread(LoadedModel.load, bundle, settings, pool, thumbnail=make_thumbnail)
+    numbers = itertools.count()
+    calls: list[Call] = []
+    end = time.perf_counter() + seconds
+
+    async def embed_again_and_again() -> None:
+        while time.perf_counter() < end:
+            call = Call()
+            decoded = await model.decode(files[next(numbers) % len(files)], call, thumbnail=False)
+            await model.embed_picture(decoded.pixels, call)
+            calls.append(call)
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(embed_again_and_again() for _ in range(CALLERS)))
+    elapsed = time.perf_counter() - begin
+    await model.close()
+    await pool.close()
+    stages = {
+        f"{stage}_ms": sum(call.seconds.get(stage, 0.0) for call in calls) / len(calls) * 1000
+        for stage in (Stage.DECODE, Stage.QUEUE, Stage.INFERENCE)
+    }
+    return {"rate": len(calls) / elapsed, **stages}
+
+
+def _import(bench: Bench, server: Program, alone: Alone) -> dict[str, float]:
+    """One bulk import from disk, end to end."""
+    pictures, count = bench.workspace.pictures(), bench.profile.bulk_pictures
+    target = ClipseekTarget(server.address, collection="imported", pictures=pictures, bulk_items=count)
+    before = server.batch_counts("picture tower")
+    with CpuMeter(server) as cpu:
+        result = bench.load(target, "bulk_import", ClosedLoop(1), calls=1)
+    embedded, runs = np.subtract(server.batch_counts("picture tower"), before).tolist()
+    ort = alone.pictures(max(1, round(embedded / runs)), bench.profile.seconds / 2)
+    decode = alone.decoding(pictures, bench.profile.seconds / 3, thumbnail=True)
+    limit = 1000 / (ort["ms"] + decode / cores())
+    return {
+        "rate": result.total.rate,
+        "batch": embedded / runs,
+        "limit_rate": limit,
+        "share_of_limit": result.total.rate / limit,
+        "decode_core_ms": decode,
+        "server_cpu_ms": cpu.seconds / embedded * 1000,
+        "generator_cpu_ms": result.cpu_seconds / embedded * 1000,
+    }
+
+
+def _start_seconds(bench: Bench, precision: Precision, rows: int) -> float:
+    with bench.server(precision, bench.workspace.data(precision, rows)) as server:
+        return server.start_seconds

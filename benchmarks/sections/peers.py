@@ -1,0 +1,99 @@
+"""Peers: the same model, pictures and machine; each is called for a few seconds, then the next, turn about."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds
+from benchmarks.peers import infinity
+from benchmarks.programs import free_address, grpc_serves, running
+from clipseek.bench import ClipseekTarget, ClosedLoop, Target
+
+MANY = 16
+
+ROWS = 10_000
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """By task and server: the rate of many callers, and the latency of one."""
+    rows = min(ROWS, max(bench.profile.sizes))
+    with ExitStack() as stack:
+        embedders, searchers, missing = _start(bench, stack, rows)
+        tasks = {
+            "embed_image": embedders,
+            "embed_text": embedders,
+            "search_text": searchers,
+        }
+        turns: list[dict[str, Any]] = []
+        for turn in range(bench.profile.turns):
+            print(f"  turn {turn + 1} of {bench.profile.turns}", flush=True)
+            turns.append(
+                {
+                    task: {name: _measure(bench, target, task) for name, target in targets.items()}
+                    for task, targets in tasks.items()
+                }
+            )
+        cached = [
+            {
+                name: _measure(bench, replace(searchers[name], texts=("a cat asleep on a red chair",)), "search_text")
+                for name in ("clipseek fp32", "clipseek int8")
+            }
+            for _ in range(bench.profile.turns)
+        ]
+    return {"rows": rows, **medians(turns), "search_text_again": medians(cached), "missing": missing}
+
+
+def _measure(bench: Bench, target: Target, task: str) -> dict[str, Any]:
+    many = bench.load(target, task, ClosedLoop(MANY))
+    one = bench.load(target, task, ClosedLoop(1), seconds=bench.profile.seconds * 2 / 3)
+    return {
+        "rate": many.total.rate,
+        "many": milliseconds(many),
+        "one": milliseconds(one),
+        "generator_cpu_share": many.cpu_seconds / many.seconds,
+    }
+
+
+def _start(
+    bench: Bench, stack: ExitStack, rows: int
+) -> tuple[dict[str, Target], dict[str, ClipseekTarget], dict[str, str]]:
+    workspace = bench.workspace
+    checkpoint, pictures = workspace.checkpoint(), workspace.pictures()
+    embedders: dict[str, Target] = {}
+    searchers: dict[str, ClipseekTarget] = {}
+    missing: dict[str, str] = {}
+
+    def start(command: list[str], name: str, serves: Callable[[str], bool] = grpc_serves, **environment: str) -> None:
+        log = workspace.scratch / f"{name.replace(' ', '-')}.log"
+        stack.enter_context(running(command, address, log, serves, environment=environment))
+
+    for precision in PRECISIONS:
+        server = stack.enter_context(bench.server(precision, workspace.data(precision, rows)))
+        target = ClipseekTarget(server.address, pictures=pictures)
+        embedders[f"clipseek {precision}"] = searchers[f"clipseek {precision}"] = target
+    for precision in PRECISIONS:
+        address, name = free_address(), f"naive ONNX {precision}"
+        bundle = str(workspace.bundle(precision))
+        start([sys.executable, "-m", "benchmarks.peers.naive", address, str(checkpoint), bundle], name)
+        embedders[name] = ClipseekTarget(address, pictures=pictures)
+
+    address, name = free_address(), "prototype"
+    data = str(bench.empty("prototype") / "milvus.db")
+    start([sys.executable, "-m", "benchmarks.peers.prototype", address, str(checkpoint), data, str(rows)], name)
+    embedders[name] = searchers[name] = ClipseekTarget(address, pictures=pictures)
+    searchers["prototype, load and release"] = ClipseekTarget(address, collection="load-and-release")
+
+    address, name = free_address(), f"infinity {infinity.VERSION}"
+    try:
+        program = infinity.install(Path(workspace.folder) / "peers" / "infinity")
+        command = infinity.command(program, checkpoint, address)
+        start(command, name, infinity.serves, **infinity.ENVIRONMENT)
+    except (subprocess.CalledProcessError, RuntimeError) as error:
+        missing[name] = str(error)[-500:]
+    else:
+        embedders[name] = infinity.InfinityTarget(address, pictures)
+    return embedders, searchers, missing

@@ -1,0 +1,218 @@
+"""The tables of docs/performance.md, from the results of a run."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmarks.goals import goals
+
+Results = dict[str, Any]
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Each table as Markdown, by name; those of sections that were not run are absent."""
+    return {
+        name: "\n".join(lines) + "\n"
+        for name, (section, make) in _TABLES.items()
+        if section in results and (lines := list(make(results)))
+    }
+
+
+def _machine(results: Results) -> Iterable[str]:
+    machine = results["machine"]
+    features = f" ({', '.join(machine['cpu_features'])})" if machine["cpu_features"] else ""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    yield f"{machine['cpu']}{features}, {machine['cores_used']} of {machine['cores_of_the_machine']} cores, "
+    yield f"{machine['memory_gib']} GiB, {machine['gpu'] or 'no GPU'}; {machine['file_system']}; "
+    yield f"{machine['system']}, Python {machine['python']}; {packages}."
+    yield f"Profile `{results['profile']}`."
+
+
+def _limit(results: Results) -> Iterable[str]:
+    limit = results["limit"]
+    batches = list(limit["fp32"]["pictures"])
+    yield from _head(["pictures a second", *(f"batch {batch}" for batch in batches), "share of the GEMM peak"])
+    for precision in ("fp32", "int8"):
+        for key, name in (("pictures", ""), ("pictures_spinning", ", spinning threads")):
+            rates = [limit[precision][key][batch]["rate"] for batch in batches]
+            share = max(rates) * limit["picture_gflop"] / limit[precision]["gemm_gflops"]
+            yield _row([f"{precision}{name}", *map(_number, rates), f"{share:.0%}"])
+    yield ""
+    tokens = list(limit["fp32"]["text_ms"])
+    yield from _head(["one text, ms", *(f"{count} tokens" for count in tokens), "a sentence of the load"])
+    for precision in ("fp32", "int8"):
+        text = limit[precision]
+        yield _row([precision, *(_number(text["text_ms"][count]) for count in tokens), _number(text["sentence_ms"])])
+    yield ""
+    yield from _head(["", "fp32", "int8"])
+    for name, key in (
+        ("largest product of matrices, 10⁹ operations/s", "gemm_gflops"),
+        ("decoding a picture, core-ms", "decode_core_ms"),
+        ("with its thumbnail, core-ms", "decode_and_thumbnail_core_ms"),
+    ):
+        yield _row([name, *(_number(limit[precision][key]) for precision in ("fp32", "int8"))])
+
+
+def _engine(results: Results) -> Iterable[str]:
+    engine = results["engine"]
+    yield from _head(["pictures", *engine])
+    rows: Sequence[tuple[str, Callable[[Any], float]]] = (
+        ("mean batch", lambda e: e["batch"]),
+        ("ONNX Runtime alone at that batch, /s", lambda e: e["ort_rate"]),
+        ("decoding, core-ms", lambda e: e["decode_core_ms"]),
+        ("what the two allow, /s", lambda e: e["limit_rate"]),
+        ("through the batcher, in process, /s", lambda e: e["in_process"]["rate"]),
+        ("through gRPC, /s", lambda e: e["grpc"]["rate"]),
+        ("… share of what is possible", lambda e: e["grpc"]["share_of_limit"]),
+        ("… server's CPU a picture, core-ms", lambda e: e["grpc"]["server_cpu_ms"]),
+        ("… of which neither ONNX Runtime nor decoding", lambda e: e["grpc"]["overhead_cpu_ms"]),
+        ("… load generator's CPU a picture, core-ms", lambda e: e["grpc"]["generator_cpu_ms"]),
+        ("bulk import from disk, /s", lambda e: e["import"]["rate"]),
+        ("… share of what is possible", lambda e: e["import"]["share_of_limit"]),
+        ("start to SERVING, s", lambda e: e["start_seconds"]),
+    )
+    for name, take in rows:
+        yield _row([name, *(_number(take(each)) for each in engine.values())])
+
+
+def _search(results: Results) -> Iterable[str]:
+    engine = results["engine"]
+    yield from _head(["one text search, ms", *engine])
+    for name, key in (
+        ("text tower alone", "text_tower_alone_ms"),
+        ("p50 of the client", "p50_ms"),
+        ("p99 of the client", "p99_ms"),
+        ("mean: waiting for the tower", "queue_ms"),
+        ("mean: text tower", "inference_ms"),
+        ("mean: index", "index_ms"),
+        ("mean: the server's own code", "own_code_ms"),
+        ("mean: wire and client", "wire_ms"),
+    ):
+        yield _row([name, *(_number(each["search"][key]) for each in engine.values())])
+
+
+def _peers(task: str) -> Callable[[Results], Iterable[str]]:
+    def make(results: Results) -> Iterable[str]:
+        servers = results["peers"][task]
+        base = servers["prototype"]
+        yield from _head(
+            ["", "16 callers, /s", "p50 ms", "p99 ms", "1 caller, p50 ms", "/s ÷ prototype", "p50 ÷ prototype"]
+        )
+        for name, server in servers.items():
+            rates = _number(server["rate"]), _number(server["many"]["p50_ms"]), _number(server["many"]["p99_ms"])
+            one = server["one"]["p50_ms"]
+            ratios = _number(server["rate"] / base["rate"]), _number(one / base["one"]["p50_ms"])
+            yield _row([name, *rates, _number(one), *ratios])
+        for name in results["peers"]["missing"]:
+            yield _row([f"{name} (does not install here)", *[""] * 6])
+
+    return make
+
+
+def _mixed(results: Results) -> Iterable[str]:
+    sections = {name: value for name, value in results["mixed"].items() if isinstance(value, dict)}
+    yield from _head(["text searches", *sections])
+    rows: Sequence[tuple[str, Callable[[Any], float]]] = (
+        ("capacity, 16 callers, /s", lambda m: m["capacity"]),
+        ("offered, /s", lambda m: m["rate"]),
+        ("searches", lambda m: m["searches"]),
+        ("idle server: p50, ms", lambda m: m["idle"]["p50_ms"]),
+        ("idle server: p99, ms", lambda m: m["idle"]["p99_ms"]),
+        ("during the import: p50, ms", lambda m: m["busy"]["p50_ms"]),
+        ("during the import: p99, ms", lambda m: m["busy"]["p99_ms"]),
+        ("p99 ÷ p99", lambda m: m["p99_ratio"]),
+        ("pictures imported meanwhile, /s", lambda m: m["import_rate"]),
+        ("load generator's own lateness: p99, ms", lambda m: m["lateness_p99_ms"]),
+    )
+    for name, take in rows:
+        yield _row([name, *(_number(take(each)) for each in sections.values())])
+
+
+def _sizes(results: Results) -> Iterable[str]:
+    yield from _head(
+        [
+            "pictures stored",
+            "text tower alone, ms",
+            "new text: p50 ms",
+            "p99 ms",
+            "10% filter: p50 ms",
+            "known text: p50 ms",
+            "16 callers, /s",
+            "memory, MB",
+            "start, s",
+        ]
+    )
+    for precision, sizes in results["scale"]["sizes"].items():
+        for rows, size in sizes.items():
+            yield _row(
+                [
+                    f"{int(rows):,}, {precision}",
+                    _number(size["text_tower_alone_ms"]),
+                    _number(size["fresh"]["p50_ms"]),
+                    _number(size["fresh"]["p99_ms"]),
+                    _number(size["filtered"]["p50_ms"]),
+                    _number(size["cached"]["p50_ms"]),
+                    _number(size["cached_rate"]),
+                    f"{size['rss_mb']:.0f}",
+                    _number(size["start_seconds"]),
+                ]
+            )
+
+
+def _callers(results: Results) -> Iterable[str]:
+    titles = "text searches/s", "p50 ms", "p95 ms", "p99 ms", "pictures/s", "p50 ms", "p95 ms", "p99 ms", "memory, MB"
+    yield from _head(["callers", *titles])
+    for precision, found in results["scale"]["callers"].items():
+        for callers, search in found["search_text"].items():
+            picture = found["embed_image"][callers]
+            numbers = [
+                _number(each[key]) for each in (search, picture) for key in ("rate", "p50_ms", "p95_ms", "p99_ms")
+            ]
+            yield _row([f"{callers}, {precision}", *numbers, f"{picture['rss_mb']:.0f}"])
+
+
+def _memory(results: Results) -> Iterable[str]:
+    memory = results["memory"]
+    mix = ", ".join(f"{weight:g} {name}" for name, weight in memory["mix"].items())
+    yield f"{memory['callers']} callers for {memory['seconds']:.0f} s ({mix}): {memory['calls']:,} calls, "
+    yield f"{sum(memory['errors'].values())} refused. Mean of the second quarter of the time "
+    yield f"{memory['second_quarter_mb']:.0f} MB, of the last {memory['last_quarter_mb']:.0f} MB; "
+    yield f"at most {memory['peak_mb']:.0f} MB."
+
+
+def _goals(results: Results) -> Iterable[str]:
+    yield from _head(["", "goal", "measured", ""])
+    for goal in goals(results):
+        measured = "" if goal.measured is None else f"{_number(goal.measured)}{goal.unit}"
+        yield _row([goal.what, goal.aim, measured, {True: "met", False: "**missed**", None: ""}[goal.met]])
+
+
+_TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
+    "machine": ("machine", _machine),
+    "goals": ("machine", _goals),
+    "limit": ("limit", _limit),
+    "engine": ("engine", _engine),
+    "search": ("engine", _search),
+    "peers-pictures": ("peers", _peers("embed_image")),
+    "peers-sentences": ("peers", _peers("embed_text")),
+    "peers-searches": ("peers", _peers("search_text")),
+    "mixed": ("mixed", _mixed),
+    "sizes": ("scale", _sizes),
+    "callers": ("scale", _callers),
+    "memory": ("memory", _memory),
+}
+
+
+def _head(titles: Sequence[str]) -> Iterable[str]:
+    yield _row(titles)
+    yield "|---" + "|---:" * (len(titles) - 1) + "|"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float) -> str:
+    """To three digits."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
