@@ -7,8 +7,9 @@ from typing import IO, Any, Protocol, TypeAlias
 
 from clipseek.errors import InvalidArgumentError
 
-# What PNG can hold without loss, by PIL mode.
+# What a format can hold without loss, by PIL mode.
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
+_TIFF_MODES = frozenset({"I", "F", "CMYK", "LAB"})
 
 
 class PilImage(Protocol):
@@ -34,8 +35,9 @@ Picture: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | P
 def picture_bytes(picture: Picture) -> bytes:
     """The bytes of a picture's file.
 
-    Bytes are taken as they are, a string or path is read, and a PIL image is encoded as PNG, which loses nothing; its
-    EXIF orientation goes along. What is a file already is best given as its path: the server then stores the original.
+    Bytes are taken as they are, a string or path is read, and a PIL image is encoded as PNG, or as TIFF where PNG would
+    lose something; its EXIF orientation goes along. Only YCbCr, HSV and rare kinds of alpha are converted. What is a
+    file already is best given as its path: the server then stores the original.
 
     Raises:
         OSError: The file cannot be read.
@@ -95,9 +97,13 @@ _FTYP = {
 
 def _encode(image: PilImage) -> bytes:
     exif = image.getexif()
+    options = {"exif": exif} if exif else {}
+    buffer = io.BytesIO()
+    if image.mode in _TIFF_MODES:
+        image.save(buffer, "TIFF", **options)
+        return buffer.getvalue()
     if image.mode not in _PNG_MODES:
         image = image.convert("RGBA" if image.mode in {"PA", "La", "RGBa"} else "RGB")
-    buffer = io.BytesIO()
     # compress_level 1: a third of the time for a tenth more bytes.
-    image.save(buffer, "PNG", compress_level=1, **({"exif": exif} if exif else {}))
+    image.save(buffer, "PNG", compress_level=1, **options)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """The whole server over a real Milvus server: what users see is the same, and what is not is said."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 
 import milvus_server
-from clipseek import Client, ClipseekError, FailedPreconditionError, InsertItem, UnavailableError
+from clipseek import Client, ClipseekError, FailedPreconditionError, InsertItem, NotFoundError, UnavailableError
 from clipseek_server.catalog.rebuilds import Rebuilds
 from clipseek_server.config import Settings
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.milvus import MilvusIndex
+from clipseek_server.index.table import Table
 from housekept import Background, gated
 from pictures import picture
 from servers import ServerThread
@@ -118,7 +120,8 @@ def test_efforts(one: Client, other: Client, filled: str) -> None:
     assert refused.value.metadata == {"effort": "EXACT", "index": "HNSW", "served": "FAST, THOROUGH"}
     assert set(one.get_collection(filled).efforts) == {"fast", "thorough"}
     for effort in ("fast", "thorough"):
-        assert one.search_image(picture(5), collection=filled, effort=effort)[0].image_id == "p005"
+        found = one.search_image(picture(5), collection=filled, effort=effort, consistency="strong")
+        assert found[0].image_id == "p005"
 
     other.insert(picture(5), image_id="five", collection="flat")
     # Whichever server searches it.
@@ -224,6 +227,53 @@ def test_a_write_that_was_under_way_elsewhere_when_a_rebuild_began(one: Client, 
         assert [progress.phase for progress in rebuilding.result()][-1] == "done"
     assert [image.image_id for image in one.list(collection="overtaken", consistency="strong")] == ["late", "old"]
     assert other.download("late", collection="overtaken") == picture(1)
+
+
+def test_a_server_that_stands_still_after_a_write_while_another_rebuilds(one: Client, other: Client) -> None:
+    """Its write went into the generation that is gone: it is done again before it is acknowledged."""
+    for image_id in ("old", "gone"):
+        one.insert(picture(ord(image_id[0])), image_id=image_id, collection="paused")
+    with gated(Rebuilds, "_check", after=True) as copied:
+        rebuilding = Background(lambda: list(one.rebuild("paused")))
+        copied.wait()
+        # As if its look before the write had been before the hold.
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            gated(Table, "upsert", after=True) as upsert,
+            gated(Table, "delete", after=True) as delete,
+        ):
+            patch.setattr(MilvusIndex, "check_writable", lambda *_: asyncio.sleep(0))
+            inserting = Background(lambda: other.insert(picture(1), image_id="late", collection="paused"))
+            upsert.wait()
+            deleting = Background(lambda: one.delete("gone", collection="paused"))
+            copied.opened.set()
+            assert [progress.phase for progress in rebuilding.result()][-1] == "done"
+            upsert.opened.set()
+            delete.opened.set()
+            assert inserting.result().outcome == "created"
+            with pytest.raises(UnavailableError):  # the rebuilding server's own writes are held
+                deleting.result()
+    for client in (one, other):
+        listed = client.list(collection="paused", consistency="strong")
+        assert [image.image_id for image in listed] == ["gone", "late", "old"]
+
+
+def test_a_collection_that_is_deleted_while_another_server_rebuilds_it(one: Client, other: Client) -> None:
+    """Its name can be used, and rebuilt, again."""
+    one.insert(picture(1), image_id="a", collection="reborn")
+    assert other.get_collection("reborn").image_count >= 0
+    with gated(MilvusIndex, "publish") as gate, pytest.MonkeyPatch.context() as patch:
+        rebuilding = Background(lambda: list(one.rebuild("reborn")))
+        gate.wait()
+        patch.setattr(MilvusIndex, "check_writable", lambda *_: asyncio.sleep(0))  # it looked before the hold
+        other.delete_collection("reborn")
+        gate.opened.set()
+        with pytest.raises(NotFoundError):
+            rebuilding.result()
+    assert other.insert(picture(2), image_id="b", collection="reborn").outcome == "created"
+    for client in (one, other):
+        assert [progress.phase for progress in client.rebuild("reborn")][-1] == "done"
+        assert [image.image_id for image in client.list(collection="reborn", consistency="strong")] == ["b"]
 
 
 def test_a_wrong_password(milvus: None, bundle: Path, tmp_path: Path) -> None:

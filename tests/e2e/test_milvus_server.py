@@ -1,6 +1,7 @@
 """The index room on a real Milvus server: the same contract as on Milvus Lite."""
 
 import asyncio
+import dataclasses
 import socket
 import threading
 import time
@@ -26,12 +27,15 @@ from clipseek_server.errors import (
     EffortNotServed,
     IndexUnavailable,
 )
+from clipseek_server.index import holds
 from clipseek_server.index.filters import parse_filter
+from clipseek_server.index.generations import Generations
 from clipseek_server.index.holds import LEASE_SECONDS
 from clipseek_server.index.metadata import MAX_STORED_BYTES, stored_bytes
 from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.index.records import Effort, Row
 from clipseek_server.telemetry import Call
+from housekept import gated
 from index_rows import DIMENSION, listed, make, nearest, row, vector
 
 pytestmark = pytest.mark.xdist_group("milvus")  # one at a time
@@ -269,7 +273,10 @@ async def test_a_hold_ends_with_the_server_that_has_it(server: int, tmp_path: Pa
         with pytest.raises(CollectionHeld):  # retry later: now
             await other.check_writable(theirs.info)
         live = await other.open(name)
-        assert live.info == (new if published else old).info
+        before = (new if published else old).info
+        # What its builder knows it by is no name of it any more.
+        assert (live.info.generation == before.generation) is not published
+        assert dataclasses.replace(live.info, generation=before.generation) == before
         await other.check_writable(live.info)
         await live.upsert(row("a", 1), Call())
         found = [generation.physical for generation in await other._generations.all() if generation.name == name]
@@ -279,7 +286,7 @@ async def test_a_hold_ends_with_the_server_that_has_it(server: int, tmp_path: Pa
         if not published:
             with pytest.raises(IndexUnavailable, match="rebuild again"):
                 await dead.publish(new.info)
-        assert await dead.settle(new.info) is published
+        assert not await dead.settle(new.info)
         assert (await other.open(name)).info == live.info
 
 
@@ -292,6 +299,42 @@ async def test_a_builder_that_could_not_show_that_it_lives_gives_up(index: Milvu
         await index.publish(new.info)
     assert not await index.settle(new.info)
     assert (await index.open("asleep")).info == old.info
+
+
+async def test_a_builder_that_wakes_up_when_it_is_settled_makes_nothing_live(server: int, tmp_path: Path) -> None:
+    """Its switch comes between the other's look at what is live and its drop."""
+    async with _connected(tmp_path) as asleep, _connected(tmp_path) as other:
+        old = await make(asleep, "sleepy")
+        new = await asleep.begin_generation(old.info, precision="fp32")
+        assert asleep._holds is not None
+        assert other._holds is not None
+        asleep._holds.close()
+        await other._settle_abandoned("sleepy")  # seen for the first time
+        other._holds._clock = lambda: time.monotonic() + LEASE_SECONDS
+        with gated(Generations, "release") as gate:
+            settling = asyncio.create_task(other._settle_abandoned("sleepy"))
+            await asyncio.to_thread(gate.wait)
+            with pytest.raises(CollectionGone):
+                await asleep._generations.publish(new.info.generation, "sleepy")
+            gate.opened.set()
+            await settling
+        live = await other.open("sleepy")
+        assert live.info == old.info
+        await live.upsert(row("a", 1), Call())
+
+
+async def test_a_builder_shows_that_it_lives(index: MilvusIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "BEAT_SECONDS", 0.01)
+    old = await make(index, "beating")
+    new = await index.begin_generation(old.info, precision="fp32")
+    async with asyncio.timeout(60):
+        counted = 0
+        while counted < 2:
+            holder = await index._generations.holder("beating")
+            counted = holder.beat if holder else 0
+    assert not await index.settle(new.info)
+    assert index._holds is not None
+    assert index._holds._beating == {}
 
 
 async def test_wrong_password(server: int, tmp_path: Path) -> None:

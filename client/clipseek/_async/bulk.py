@@ -40,8 +40,10 @@ class AsyncBulk(AsyncConnection):
         timeout: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[BulkResult]:
-        """Store many pictures, and yield what became of each as soon as it is known, in any order.
+        """Store many pictures, and yield what became of each, in any order.
 
+        They are sent sixteen at a time, and the last ones when the iterable ends: what comes one by one, minutes apart,
+        is better given to ``insert``.
         Nothing is sent before the first result is asked for, and the stream rests while none is: only about a hundred
         pictures are ever under way, so the iterable may be endless. One bad picture fails alone, with its ``error``.
         The iterable is read beside the caller: in the synchronous client, by another thread.

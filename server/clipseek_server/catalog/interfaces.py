@@ -149,7 +149,12 @@ class Index(Protocol):
         """
 
     async def check_writable(self, generation: CollectionInfo) -> None:
-        """Raise ``CollectionHeld`` if another server rebuilds the collection."""
+        """See that a write to a generation would count.
+
+        Raises:
+            CollectionHeld: Another server rebuilds the collection.
+            CollectionGone: Another generation is live: open the name again.
+        """
 
     async def begin_generation(self, current: CollectionInfo, *, precision: str) -> CollectionIndex:
         """A new, empty generation with the same uid and space, without an alias. Nobody sweeps it until it is settled.

@@ -119,7 +119,7 @@ class Rebuilds:
             rebuild = self._running.get(name)  # another caller may have been faster
             if rebuild is None:
                 rebuild = self._running[name] = _Rebuild()
-                task = asyncio.create_task(self._run(rebuild, name, model), name=f"rebuild-{name}")
+                task = asyncio.create_task(self._run(rebuild, name, model.manifest.name), name=f"rebuild-{name}")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         async for progress in rebuild.watch():
@@ -132,12 +132,12 @@ class Rebuilds:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _run(self, rebuild: _Rebuild, name: str, model: Model) -> None:
+    async def _run(self, rebuild: _Rebuild, name: str, model_name: str) -> None:
         lines = log.bind(collection=name, rebuild_id=rebuild.progress.rebuild_id)
-        lines.info("rebuild begins", model=model.manifest.name)
+        lines.info("rebuild begins", model=model_name)
         try:
             async with self._collections.gates.holding(name):
-                await self._rebuild(rebuild, await self._index.open(name), model)
+                await self._rebuild(rebuild, name, model_name)
             phase = Phase.DONE
         except asyncio.CancelledError:
             rebuild.error, phase = NotServing("the server is shutting down; rebuild again later"), Phase.FAILED
@@ -152,9 +152,15 @@ class Rebuilds:
         reason = {"reason": str(rebuild.error)} if rebuild.error else {}
         lines.info("rebuild ends", phase=phase.name, images=rebuild.progress.images_done, **reason)
 
-    async def _rebuild(self, rebuild: _Rebuild, old: CollectionIndex, model: Model) -> None:
+    async def _rebuild(self, rebuild: _Rebuild, name: str, model_name: str) -> None:
         call = Call(request_id=rebuild.progress.rebuild_id, bulk=True)
-        new = await self._index.begin_generation(old.info, precision=model.manifest.precision)
+
+        async def begin(old: CollectionIndex) -> tuple[Model, CollectionIndex, CollectionIndex]:
+            model = self._collections.models.for_rebuild(old.info, model_name)
+            return model, old, await self._index.begin_generation(old.info, precision=model.manifest.precision)
+
+        # What was opened before may have been rebuilt, or made anew, by another server.
+        model, old, new = await self._collections.read(name, begin)
         try:
             await rebuild.report(generation=new.info.generation, images_total=await old.count(call, strong=True))
             async for copied in self._copy(old, new, model, call, page_size=PAGE):

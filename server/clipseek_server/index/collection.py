@@ -232,7 +232,11 @@ class MilvusCollection:
             await self._table.delete(image_ids)
         if self._holds is not None:
             # What is written is not done yet: a server that rebuilds may have read before it.
-            await self._holds.check(self.info.name, self.info.generation)
+            try:
+                await self._holds.check(self.info.name, self.info.generation)
+            except CollectionGone:
+                self.dismiss()
+                raise
         # No await from here on: a write is in the copy before anybody hears that it was done.
         if self._copy is not None:
             self._copy.put(rows)

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
@@ -187,6 +187,12 @@ class Generations:
     async def hold(self, generation: Generation) -> Generation:
         """Hold the writes to a collection for a generation's sake. Returns the holder: another's, if it came first."""
         return await self._claim(_hold_alias(generation.name), generation)
+
+    async def rename(self, generation: Generation) -> Generation:
+        """Give it another physical name: who knew the old one can make nothing live with it any more."""
+        renamed = replace(generation, physical=new_physical_name(generation.name))
+        await self._call(MilvusClient.rename_collection, generation.physical, renamed.physical)
+        return renamed
 
     async def beat(self, physical: str, count: int) -> None:
         """Show that the one who builds a generation lives."""

@@ -1,12 +1,13 @@
 """Holds: while one server rebuilds a collection, no server over the same Milvus acknowledges a write to it.
 
 A hold is an alias on the generation that is being built. Milvus gives an alias to one collection only, so there is one
-holder. Writers look for the hold after each write, before they acknowledge it: a write that saw none came before the
-hold, and is seen by the holder's strong reads after it.
+holder. Writers look after each write, before they acknowledge it: a write that saw no hold and then the generation that
+it wrote to live came before any hold, and is seen by the holder's strong reads after it.
 
 A holder that dies must not hold for ever, and servers' clocks differ. So the holder counts in a property of its
 generation; whoever saw the same count for ``LEASE_SECONDS`` of its own clock may settle what was left. A holder that
-could not count for half as long gives up before it is taken for dead.
+could not count for half as long gives up before it is taken for dead; one that sleeps and wakes up finds the generation
+under another name, and cannot make it live any more.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from clipseek_server.errors import ClipseekError, CollectionHeld, IndexUnavailable
+from clipseek_server.errors import ClipseekError, CollectionGone, CollectionHeld, IndexUnavailable
 from clipseek_server.index.generations import Generation, Generations
 
 LEASE_SECONDS = 30.0
@@ -60,10 +61,17 @@ class Holds:
             raise IndexUnavailable(f"the hold on collection {name!r} was lost meanwhile; rebuild again")
 
     async def check(self, name: str, physical: str) -> None:
-        """Raise ``CollectionHeld`` if another generation than the one that is written is to be the live one."""
+        """See that what is written to a generation counts.
+
+        Raises:
+            CollectionHeld: Another generation is to be the live one.
+            CollectionGone: Another one is.
+        """
         holder = await self._generations.holder(name)
         if holder is not None and holder.physical != physical:
             raise _held(name)
+        if holder is None and not await self._generations.is_live(physical, name):
+            raise CollectionGone(f"the collection {name!r} was rebuilt or deleted meanwhile")
 
     async def abandoned(self, name: str) -> Generation | None:
         """The generation that holds a collection and whose builder has died; ``None`` while it counts."""

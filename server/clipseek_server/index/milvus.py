@@ -141,14 +141,24 @@ class MilvusIndex:
             await self._generations.unpublish(name)
             for generation in await self._generations.all():
                 if generation.uid == live.uid:
+                    # An alias that outlived its collection could never be given away again.
+                    await self._generations.release(generation.physical, name)
                     await self._drop(generation.physical)
 
     async def check_writable(self, generation: CollectionInfo) -> None:
-        """Raise ``CollectionHeld`` if another server rebuilds the collection; one that died is not waited for."""
+        """See that a write to a generation would count; a server that died while it rebuilt is not waited for.
+
+        Raises:
+            CollectionHeld: Another server rebuilds the collection.
+            CollectionGone: Another generation is live: open the name again.
+        """
         if self._holds is None:
             return
         try:
             await self._holds.check(generation.name, generation.generation)
+        except CollectionGone:
+            self._live.pop(generation.name, None)
+            raise
         except CollectionHeld:
             await self._settle_abandoned(generation.name)
             raise
@@ -177,6 +187,7 @@ class MilvusIndex:
             if self._holds is not None:
                 await self._holds.take(generation)
             if not await self._generations.is_live(current.generation, current.name):
+                self._live.pop(current.name, None)
                 raise CollectionGone(f"the collection {current.name!r} was rebuilt or deleted meanwhile")
             return await self._collection(generation)
         except BaseException:
@@ -264,6 +275,7 @@ class MilvusIndex:
     async def _settle_abandoned(self, name: str) -> None:
         if self._holds is not None and (holder := await self._holds.abandoned(name)) is not None:
             log.warning("a rebuild was given up by a server that died", collection=name, generation=holder.physical)
+            holder = await self._generations.rename(holder)
             await self._settle(holder.physical, name, holder.uid)
 
     async def _open(self, name: str) -> MilvusCollection:

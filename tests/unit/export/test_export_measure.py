@@ -92,6 +92,9 @@ def test_overlap_counts_the_ten_nearest_but_never_the_query_itself() -> None:
     assert overlap_at_10((rows[:5], rows), (rows[:5], rows)) == 1
     by_chance = overlap_at_10((rows, rows), (other, other))
     assert 0.1 < by_chance < 0.45
+    # Of eleven rows the ten nearest are all others, however they lie.
+    few, others = rows[:11], other[:11]
+    assert overlap_at_10((few, few), (others, others)) == 1
     # Reckoned the long way: of one query's ten nearest, two were replaced.
     queries = np.eye(12, dtype=np.float32)[:1]
     near = np.arange(12, 0, -1, dtype=np.float32)[:, None] * queries
