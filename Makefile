@@ -25,7 +25,7 @@ DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) $(if $(PICTURES),--pictu
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nVariables: PICTURES=folder and LISTEN=host:port for run and demo, PYTEST_ARGS for test,\n  PYTHON for the interpreter (3.11 or newer).\n'
 
 .PHONY: run
@@ -44,18 +44,30 @@ install: $(VENV)/.installed ## Make .venv with everything (the other targets do 
 test: install ## Run all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
+.PHONY: bench
+bench: install ## Measure on this machine, which must have nothing else to do; takes about a quarter of an hour
+	$(BIN)/python -m benchmarks short
+	$(BIN)/python -m benchmarks.report build/bench/short.json --output build/bench/performance.md --plots build/bench
+
+.PHONY: bench-full
+bench-full: install ## Measure all that docs/performance.md says; takes hours
+	$(BIN)/python -m benchmarks full
+	$(BIN)/python -m benchmarks.report build/bench/full.json --output build/bench/performance.md --plots build/bench
+
 .PHONY: lint
 lint: install ## Check format, lint, types, layers, contract, stubs and lock files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy scripts
+	$(BIN)/mypy -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/python scripts/check_breaking.py
 	$(BIN)/python scripts/generate_stubs.py --check client
 	$(BIN)/python scripts/generate_sync_client.py --check client
 	$(BIN)/python scripts/settings_table.py --check
+	$(BIN)/python -m benchmarks.report --check
 	$(BIN)/python scripts/lock.py --check
 
 .PHONY: format

@@ -92,6 +92,11 @@ class Bench:
         ) as program:
             yield program
 
+    @property
+    def long(self) -> dict[str, float]:
+        """``load``'s arguments for pictures: all callers together may wait seconds for one round of answers."""
+        return {"seconds": 3 * self.profile.seconds, "warmup": self.profile.seconds}
+
     def empty(self, name: str) -> Path:
         """A new folder."""
         number = sum(1 for _ in self.workspace.scratch.iterdir())

@@ -62,7 +62,8 @@ def vision_flops(checkpoint: Path) -> int:
     patches = (config.image_size // config.patch_size) ** 2
     tokens, width = patches + 1, config.hidden_size
     layer = tokens * width * (4 * width + 2 * config.intermediate_size) + 2 * tokens**2 * width
-    return 2 * (config.num_hidden_layers * layer + patches * width * 3 * config.patch_size**2)
+    flops: int = 2 * (config.num_hidden_layers * layer + patches * width * 3 * config.patch_size**2)
+    return flops
 
 
 def _tokenizer() -> CLIPTokenizer:

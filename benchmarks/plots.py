@@ -26,15 +26,15 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     for name, (section, plot) in plots.items():
         if section in results:
             made.append(folder / f"performance-{name}.png")
-            _save(lambda axes, plot=plot: plot(results, axes), made[-1])
+            _save(plot, results, made[-1])
     return made
 
 
-def _save(plot: Callable[["Axes"], None], path: Path) -> None:
+def _save(plot: Callable[[dict[str, Any], "Axes"], None], results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
-    plot(figure.add_subplot())
+    plot(results, figure.add_subplot())
     # Without the release of matplotlib in it, the same results give the same file.
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 

@@ -1,4 +1,4 @@
-"""Write the tables and plots of docs/performance.md from results: ``python -m benchmarks.report [RESULTS] [--check]``."""
+"""Write the tables of docs/performance.md from results, and plots: ``python -m benchmarks.report [--check]``."""
 
 import argparse
 import json
@@ -26,18 +26,18 @@ def main() -> None:
     """Rewrite the page, or say whether it is up to date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", default=PUBLISHED, help="what a run wrote")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are written")
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page to write (default: docs/performance.md)")
     parser.add_argument("--plots", type=Path, help="draw plots into this folder")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     options = parser.parse_args()
     results = json.loads(options.results.read_text())
-    text = options.page.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     fresh = with_tables(text, tables(results))
     if options.check:
         if fresh != text:
-            raise SystemExit(f"{options.page}: the tables are out of date; run python -m benchmarks.report")
+            raise SystemExit("docs/performance.md: the tables are out of date; run python -m benchmarks.report")
         return
-    options.page.write_text(fresh, encoding="utf-8")
+    options.output.write_text(fresh, encoding="utf-8")
     if options.plots:
         from benchmarks.plots import draw
 

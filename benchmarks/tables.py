@@ -33,9 +33,12 @@ def _limit(results: Results) -> Iterable[str]:
     yield from _head(["pictures a second", *(f"batch {batch}" for batch in batches), "share of the GEMM peak"])
     for precision in ("fp32", "int8"):
         for key, name in (("pictures", ""), ("pictures_spinning", ", spinning threads")):
-            rates = [limit[precision][key][batch]["rate"] for batch in batches]
-            share = max(rates) * limit["picture_gflop"] / limit[precision]["gemm_gflops"]
-            yield _row([f"{precision}{name}", *map(_number, rates), f"{share:.0%}"])
+            found = limit[precision][key]
+            rates = [_number(found[batch]["rate"]) if batch in found else "" for batch in batches]
+            share = (
+                max(each["rate"] for each in found.values()) * limit["picture_gflop"] / limit[precision]["gemm_gflops"]
+            )
+            yield _row([f"{precision}{name}", *rates, f"{share:.0%}"])
     yield ""
     tokens = list(limit["fp32"]["text_ms"])
     yield from _head(["one text, ms", *(f"{count} tokens" for count in tokens), "a sentence of the load"])
@@ -86,6 +89,7 @@ def _search(results: Results) -> Iterable[str]:
         ("mean: index", "index_ms"),
         ("mean: the server's own code", "own_code_ms"),
         ("mean: wire and client", "wire_ms"),
+        ("… these two together", "wire_and_own_code_ms"),
     ):
         yield _row([name, *(_number(each["search"][key]) for each in engine.values())])
 

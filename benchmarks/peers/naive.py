@@ -42,7 +42,8 @@ class Naive:
 
 
 def _only(outputs: list[Vector]) -> Vector:
-    return outputs[0][0]
+    vector: Vector = outputs[0][0]
+    return vector
 
 
 def main() -> None:

@@ -49,11 +49,11 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
     target = ClipseekTarget(server.address, pictures=pictures)
     before = server.batch_counts("picture tower")
     with CpuMeter(server) as cpu:
-        through_grpc = bench.load(target, "embed_image", ClosedLoop(CALLERS), warmup=0.0, seconds=seconds)
+        through_grpc = bench.load(target, "embed_image", ClosedLoop(CALLERS), **bench.long)
     embedded, runs = np.subtract(server.batch_counts("picture tower"), before).tolist()
     batch = embedded / runs
-    ort = alone.pictures(max(1, round(batch)), seconds / 2)
-    decode = alone.decoding(pictures, seconds / 3)
+    ort = alone.pictures(max(1, round(batch)), seconds)
+    decode = alone.decoding(pictures, seconds / 2)
     limit = 1000 / (ort["ms"] + decode / cores())
     search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
     stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
@@ -65,7 +65,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
         "ort_cpu_ms": ort["cpu_ms"],
         "decode_core_ms": decode,
         "limit_rate": limit,
-        "in_process": asyncio.run(_in_process(bench.workspace.bundle(precision), files, seconds)),
+        "in_process": asyncio.run(_in_process(bench.workspace.bundle(precision), files, 2 * seconds)),
         "grpc": {
             "rate": through_grpc.total.rate,
             **milliseconds(through_grpc),
@@ -76,12 +76,16 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
         },
         "search": {
             **latency,
-            "text_tower_alone_ms": alone.sentences(seconds / 3),
+            "text_tower_alone_ms": alone.sentences(seconds / 2),
             "queue_ms": stages["queue"],
             "inference_ms": stages["inference"],
             "index_ms": stages["index"],
             "own_code_ms": stages["total"] - stages["queue"] - stages["inference"] - stages["index"],
             "wire_ms": search.total.latency.mean * 1000 - stages["total"],
+            "wire_and_own_code_ms": search.total.latency.mean * 1000
+            - stages["queue"]
+            - stages["inference"]
+            - stages["index"],
         },
     }
 
@@ -122,8 +126,8 @@ def _import(bench: Bench, server: Program, alone: Alone) -> dict[str, float]:
     with CpuMeter(server) as cpu:
         result = bench.load(target, "bulk_import", ClosedLoop(1), calls=1)
     embedded, runs = np.subtract(server.batch_counts("picture tower"), before).tolist()
-    ort = alone.pictures(max(1, round(embedded / runs)), bench.profile.seconds / 2)
-    decode = alone.decoding(pictures, bench.profile.seconds / 3, thumbnail=True)
+    ort = alone.pictures(max(1, round(embedded / runs)), bench.profile.seconds)
+    decode = alone.decoding(pictures, bench.profile.seconds / 2, thumbnail=True)
     limit = 1000 / (ort["ms"] + decode / cores())
     return {
         "rate": result.total.rate,

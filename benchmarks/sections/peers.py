@@ -2,9 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     rows = min(ROWS, max(bench.profile.sizes))
     with ExitStack() as stack:
         embedders, searchers, missing = _start(bench, stack, rows)
-        tasks = {
+        tasks: dict[str, Mapping[str, Target]] = {
             "embed_image": embedders,
             "embed_text": embedders,
             "search_text": searchers,
@@ -37,19 +36,12 @@ def measure(bench: Bench) -> dict[str, Any]:
                     for task, targets in tasks.items()
                 }
             )
-        cached = [
-            {
-                name: _measure(bench, replace(searchers[name], texts=("a cat asleep on a red chair",)), "search_text")
-                for name in ("clipseek fp32", "clipseek int8")
-            }
-            for _ in range(bench.profile.turns)
-        ]
-    return {"rows": rows, **medians(turns), "search_text_again": medians(cached), "missing": missing}
+    return {"rows": rows, **medians(turns), "missing": missing}
 
 
 def _measure(bench: Bench, target: Target, task: str) -> dict[str, Any]:
-    many = bench.load(target, task, ClosedLoop(MANY))
-    one = bench.load(target, task, ClosedLoop(1), seconds=bench.profile.seconds * 2 / 3)
+    many = bench.load(target, task, ClosedLoop(MANY), **(bench.long if task == "embed_image" else {}))
+    one = bench.load(target, task, ClosedLoop(1))
     return {
         "rate": many.total.rate,
         "many": milliseconds(many),
