@@ -94,6 +94,13 @@ def begin(address: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def rest(importing: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What it still prints. Not by ``communicate``: it forgets what came along with a line that was read before."""
+    assert importing.stdout is not None
+    assert importing.stderr is not None
+    return importing.stdout.read(), importing.stderr.read()
+
+
 def check_summary(lines: str, errors: str) -> None:
     """Each picture is either in the lines or without an answer, and one is told how to go on."""
     printed = lines.count("\n") + 1
@@ -111,7 +118,7 @@ def test_an_import_that_breaks_says_how_far_it_came_and_goes_on_when_repeated(bu
             assert importing.stdout is not None
             assert json.loads(importing.stdout.readline())["outcome"] == "created"
             server.kill()
-            lines, errors = importing.communicate(timeout=60)
+            lines, errors = rest(importing)
         assert importing.returncode == 3
         check_summary(lines, errors)
         server.start()
@@ -128,7 +135,7 @@ def test_an_import_that_is_interrupted_says_how_far_it_came(server, collection, 
         assert importing.stdout is not None
         importing.stdout.readline()
         importing.send_signal(signal.SIGINT)
-        lines, errors = importing.communicate(timeout=60)
+        lines, errors = rest(importing)
     assert importing.returncode == 130
     check_summary(lines, errors)
     assert errors.endswith("clipseek: interrupted\n")
