@@ -36,10 +36,10 @@ def main() -> None:
         print(f"{name} ...", flush=True)
         section = importlib.import_module(f"benchmarks.sections.{name}")
         results[name] = section.measure(bench)
-        results[name]["took_seconds"] = round(time.monotonic() - begin, 1)
-        results[name]["measured"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        results.setdefault("took_seconds", {})[name] = round(time.monotonic() - begin, 1)
+        results.setdefault("measured", {})[name] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{name}: {results[name]['took_seconds']} s", flush=True)
+        print(f"{name}: {results['took_seconds'][name]} s", flush=True)
     print(f"{path} is ready; python -m benchmarks.report {path} makes tables and plots of it")
 
 

@@ -84,7 +84,8 @@ class Pictures:
         return _unit(self._text_middle + np.float32(0.05) * self._middle + np.float32(0.39) * own)
 
     def _bodies(self, count: int) -> Matrix:
-        return self._rng.standard_normal((count, DIMENSION), dtype=np.float32) @ self._mixing
+        bodies: Matrix = self._rng.standard_normal((count, DIMENSION), dtype=np.float32) @ self._mixing
+        return bodies
 
 
 def _unit(vectors: Matrix) -> Matrix:

@@ -16,11 +16,12 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-ARRANGEMENTS = {
+ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "each tower N threads": {"shared": False, "threads": 0, "spin": False},
     "each tower N threads, spinning": {"shared": False, "threads": 0, "spin": True},
     "one pool of N threads": {"shared": True, "threads": 0, "spin": False},

@@ -99,7 +99,7 @@ def main() -> None:
     """Serve."""
     address, checkpoint, data, rows = sys.argv[1:]
     prototype = Prototype(Path(checkpoint), Path(data), int(rows))
-    serve(address, _THREADS, Embedding(prototype.picture, prototype.text), Search(prototype.search))
+    serve(address, _THREADS, Embedding(prototype.picture, prototype.text), Search(prototype.search))  # type: ignore[abstract]  # what it does not serve is never called
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
     target = ClipseekTarget(server.address, pictures=pictures)
     before = server.batch_counts("picture tower")
     with CpuMeter(server) as cpu:
-        through_grpc = bench.load(target, "embed_image", ClosedLoop(CALLERS), **bench.long)
+        through_grpc = bench.load(target, "embed_image", ClosedLoop(CALLERS), **bench.long)  # type: ignore[arg-type]  # seconds and warm-up
     embedded, runs = np.subtract(server.batch_counts("picture tower"), before).tolist()
     batch = embedded / runs
     ort = alone.pictures(max(1, round(batch)), seconds)

@@ -40,7 +40,7 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 
 def _measure(bench: Bench, target: Target, task: str) -> dict[str, Any]:
-    many = bench.load(target, task, ClosedLoop(MANY), **(bench.long if task == "embed_image" else {}))
+    many = bench.load(target, task, ClosedLoop(MANY), **(bench.long if task == "embed_image" else {}))  # type: ignore[arg-type]  # seconds and warm-up
     one = bench.load(target, task, ClosedLoop(1))
     return {
         "rate": many.total.rate,
