@@ -74,13 +74,22 @@ def test_a_wrong_answer_is_named_and_fails(bundle, listen, tmp_path) -> None:
 )
 def test_run_stays_serving_until_ended(bundle, listen, pictures, tmp_path, ending, status) -> None:
     options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures, "--stay")
-    with subprocess.Popen(command(*options), stdout=subprocess.PIPE, text=True) as demo:
-        assert demo.stdout is not None
-        assert any("until Ctrl-C" in line for line in demo.stdout)
-        host, port = listen.split(":")
-        socket.create_connection((host, int(port))).close()
-        demo.send_signal(ending)
-        assert demo.wait() == status
+    # Started under nohup, we ignore SIGHUP, and so would it.
+    ours = signal.signal(ending, signal.SIG_DFL)
+    try:
+        demo = subprocess.Popen(command(*options), stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(ending, ours)
+    with demo:
+        try:
+            assert demo.stdout is not None
+            assert any("until Ctrl-C" in line for line in demo.stdout)
+            host, port = listen.split(":")
+            socket.create_connection((host, int(port))).close()
+            demo.send_signal(ending)
+            assert demo.wait() == status
+        finally:
+            demo.kill()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))
 
