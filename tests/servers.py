@@ -44,6 +44,10 @@ class ServerThread:
         """Run something on the server's loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def settle(self) -> None:
+        """Return when calls that were answered are logged and counted too."""
+        self.run(asyncio.sleep(0))
+
     def __enter__(self) -> Self:
         self._thread.start()
         try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -26,7 +27,6 @@ from clipseek_server.encoding.pictures import MAX_SIDE, SUPPORTED_MEDIA_TYPES
 from clipseek_server.errors import StartupError
 from clipseek_server.images.folder import FolderStore
 from clipseek_server.images.thumbnails import make_thumbnail
-from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.rpc.admin_service import AdminService
 from clipseek_server.rpc.admission import ByteBudget, StreamLimit
 from clipseek_server.rpc.bulk_insert import BulkInserts
@@ -40,6 +40,9 @@ from clipseek_server.rpc.search_service import SearchService
 from clipseek_server.rpc.server import make_server
 from clipseek_server.rpc.wire import most_fields
 from clipseek_server.telemetry import log
+
+if TYPE_CHECKING:
+    from clipseek_server.index.milvus import MilvusIndex
 
 HEALTH_INTERVAL = 2.0
 """Seconds between looks at Milvus."""
@@ -88,9 +91,11 @@ class Server:
         settings = self.settings
         decode_pool = DecodePool(settings.cores, max_pixels=settings.max_image_pixels, max_queue=settings.queue_length)
         stack.push_async_callback(decode_pool.close)
-        models = Models(await self._load_models(stack, decode_pool))
-        index = await MilvusIndex.connect(settings)
-        stack.push_async_callback(index.close)
+        # Side by side: a process may have a second core, and each takes seconds.
+        loading = asyncio.create_task(self._load_models(stack, decode_pool))
+        connecting = asyncio.create_task(self._connect(stack))
+        await asyncio.gather(loading, connecting, return_exceptions=True)
+        models, index = Models(loading.result()), connecting.result()
         store = await asyncio.to_thread(_open_store, settings.data_dir)
         stack.push_async_callback(store.close)
 
@@ -141,7 +146,7 @@ class Server:
         await watch.look()
         await server.start()
         stack.push_async_callback(self._drain, server, edge, health, rebuilds)
-        for coroutine in (watch.run(), sweeper.run()):
+        for coroutine in (watch.run(), sweeper.run(), collections.open_all()):
             task = asyncio.create_task(coroutine)
             stack.push_async_callback(_cancel, task)
         log.info("serving", address=self.address, models=[model.manifest.name for model in models], index=index.engine)
@@ -165,6 +170,11 @@ class Server:
             models.append(model)
         return models
 
+    async def _connect(self, stack: AsyncExitStack) -> "MilvusIndex":
+        index = await (await asyncio.to_thread(_index_class)).connect(self.settings)
+        stack.push_async_callback(index.close)
+        return index
+
     async def _drain(self, server: grpc.aio.Server, edge: Edge, health: Health, rebuilds: Rebuilds) -> None:
         log.info("draining", seconds=self.settings.drain_timeout)
         edge.draining.begin()
@@ -174,10 +184,17 @@ class Server:
         log.info("stopped")
 
 
+def _index_class() -> "type[MilvusIndex]":
+    # Not at the top: pymilvus and what it needs take longer to import than all else.
+    from clipseek_server.index.milvus import MilvusIndex
+
+    return MilvusIndex
+
+
 class _IndexWatch:
     """Keeps the health entries that need Milvus honest."""
 
-    def __init__(self, index: MilvusIndex, health: Health) -> None:
+    def __init__(self, index: "MilvusIndex", health: Health) -> None:
         self._index = index
         self._health = health
         self._answers: bool | None = None

@@ -73,7 +73,7 @@ def channel(server) -> Iterator[grpc.Channel]:
 def test_a_request_id_comes_back(channel, sent):
     call = InfoServiceStub(channel).GetServerInfo.with_call
     _, answered = call(GetServerInfoRequest(), metadata=(("x-request-id", sent),))
-    assert dict(answered.initial_metadata())["x-request-id"] == sent
+    assert dict(answered.trailing_metadata())["x-request-id"] == sent
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as caught:
         SearchServiceStub(channel).SearchByText(
             search_service_pb2.SearchByTextRequest(), metadata=(("x-request-id", sent),)
@@ -85,7 +85,7 @@ def test_a_request_id_comes_back(channel, sent):
 def test_a_bad_request_id_is_replaced(channel, sent):
     metadata = (("x-request-id", sent),) if sent is not None else ()
     _, answered = InfoServiceStub(channel).GetServerInfo.with_call(GetServerInfoRequest(), metadata=metadata)
-    assert re.fullmatch("[0-9a-f]{32}", dict(answered.initial_metadata())["x-request-id"])
+    assert re.fullmatch("[0-9a-f]{32}", dict(answered.trailing_metadata())["x-request-id"])
 
 
 def test_streams_have_request_ids_too(channel, client, collection):
@@ -96,6 +96,7 @@ def test_streams_have_request_ids_too(channel, client, collection):
         call = stream_raw(channel, f"SearchService/{method}", [message], metadata=(("x-request-id", "abc"),))
         list(call)
         assert dict(call.initial_metadata())["x-request-id"] == "abc"
+        assert dict(call.trailing_metadata())["x-request-id"] == "abc"
 
 
 def test_reads_are_repeated_while_the_server_is_away(open_server, open_client, monkeypatch):

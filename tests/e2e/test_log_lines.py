@@ -1,17 +1,29 @@
 """What an operator reads: one line a call, with what became of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from structlog.testing import capture_logs
 
-from clipseek import InsertItem, InvalidArgumentError
+from clipseek import Client, InsertItem, InvalidArgumentError
+from clipseek_server.config import Settings
 from pictures import picture
+from servers import ServerThread
+
+
+@contextmanager
+def logged(server: ServerThread) -> Iterator[list[dict[str, object]]]:
+    with capture_logs() as logs:
+        yield logs
+        server.settle()
 
 
 def lines(logs, method) -> list[dict[str, object]]:
     return [line for line in logs if line.get("method") == method]
 
 
-def test_a_call_says_where_its_time_went(client, collection):
-    with capture_logs() as logs:
+def test_a_call_says_where_its_time_went(server, client, collection):
+    with logged(server) as logs:
         client.insert(picture(1), collection=collection, request_id="find-me")
     (line,) = lines(logs, "SearchService/Insert")
     assert (line["code"], line["request_id"]) == ("OK", "find-me")
@@ -19,8 +31,8 @@ def test_a_call_says_where_its_time_went(client, collection):
     assert line["request_bytes"] > len(picture(1))
 
 
-def test_a_failed_call_says_why(client, collection):
-    with capture_logs() as logs:
+def test_a_failed_call_says_why(server, client, collection):
+    with logged(server) as logs:
         try:
             client.insert(b"no picture", collection=collection)
         except InvalidArgumentError as error:
@@ -29,9 +41,9 @@ def test_a_failed_call_says_why(client, collection):
     assert (line["code"], line["reason"], line["message"]) == ("INVALID_ARGUMENT", "INVALID_IMAGE", told)
 
 
-def test_a_stream_says_what_became_of_its_items(client, collection):
+def test_a_stream_says_what_became_of_its_items(server, client, collection):
     items = [InsertItem(picture(1)), InsertItem(picture(2)), InsertItem(picture(1)), InsertItem(b"no picture")]
-    with capture_logs() as logs:
+    with logged(server) as logs:
         list(client.insert_many(items, collection=collection))
     (line,) = lines(logs, "SearchService/BulkInsert")
     assert line["code"] == "OK"
@@ -39,10 +51,21 @@ def test_a_stream_says_what_became_of_its_items(client, collection):
     assert line["inference_ms"] > 0
 
 
-def test_a_rebuild_says_when_it_begins_and_how_it_ends(client, collection):
+def test_a_rebuild_says_when_it_begins_and_how_it_ends(server, client, collection):
     client.insert(picture(1), collection=collection)
-    with capture_logs() as logs:
+    with logged(server) as logs:
         *_, last = client.rebuild(collection)
     begin, end = (line for line in logs if line["event"].startswith("rebuild "))
     assert begin["rebuild_id"] == end["rebuild_id"] == last.rebuild_id
     assert (end["phase"], end["images"], end["collection"]) == ("DONE", 1, collection)
+
+
+def test_collections_are_brought_into_memory_before_anybody_asks(bundle, tmp_path):
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path)
+    with ServerThread(settings) as server, Client(server.address) as client:
+        for name in ("cats", "dogs"):
+            client.insert(picture(1), collection=name)
+    with capture_logs() as logs, ServerThread(settings) as server:
+        while len(loaded := [line for line in logs if line["event"] == "collection is in memory"]) < 2:
+            server.settle()
+        assert [(line["collection"], line["rows"]) for line in loaded] == [("cats", 1), ("dogs", 1)]

@@ -34,6 +34,7 @@ def test_what_the_server_did_is_counted(bundle, tmp_path):
             client.search_text("a cat of metrics", collection="pets")
         with pytest.raises(InvalidArgumentError):
             client.insert(b"no picture", collection="pets")
+        server.settle()
         after = scrape(port)
         model = client.info().models[0].name
 

@@ -39,8 +39,8 @@ class SearchServiceStub:
     | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                        |
     | INTERNAL            | a bug                                            | report the request id                     |
 
-    A request id is taken from the metadata key `x-request-id`, or made; the answer's metadata carries it back under the
-    same key: the initial metadata of an answer, the trailing metadata of an error.
+    A request id is taken from the metadata key `x-request-id`, or made; the trailing metadata carries it back under the
+    same key, and of a stream the initial metadata too.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
     Filters are boolean expressions, at most 4,096 characters, 16 levels of parentheses and `not`, and 256 comparisons
@@ -129,8 +129,8 @@ class SearchServiceServicer:
     | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                        |
     | INTERNAL            | a bug                                            | report the request id                     |
 
-    A request id is taken from the metadata key `x-request-id`, or made; the answer's metadata carries it back under the
-    same key: the initial metadata of an answer, the trailing metadata of an error.
+    A request id is taken from the metadata key `x-request-id`, or made; the trailing metadata carries it back under the
+    same key, and of a stream the initial metadata too.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
     Filters are boolean expressions, at most 4,096 characters, 16 levels of parentheses and `not`, and 256 comparisons
@@ -326,8 +326,8 @@ class SearchService:
     | UNAVAILABLE         | Milvus or the image store is away; draining      | retry with backoff                        |
     | INTERNAL            | a bug                                            | report the request id                     |
 
-    A request id is taken from the metadata key `x-request-id`, or made; the answer's metadata carries it back under the
-    same key: the initial metadata of an answer, the trailing metadata of an error.
+    A request id is taken from the metadata key `x-request-id`, or made; the trailing metadata carries it back under the
+    same key, and of a stream the initial metadata too.
     An empty `collection` means `default`; names match `[a-z][a-z0-9_]{0,62}`.
 
     Filters are boolean expressions, at most 4,096 characters, 16 levels of parentheses and `not`, and 256 comparisons

@@ -8,7 +8,7 @@ from typing import TypeVar
 from clipseek_server.catalog.concurrency import KeyedLocks, WriteGates, uninterrupted
 from clipseek_server.catalog.interfaces import CollectionIndex, ImageStore, Index, Model
 from clipseek_server.catalog.models import Models
-from clipseek_server.errors import CollectionExists, CollectionGone, CollectionNotFound
+from clipseek_server.errors import CollectionExists, CollectionGone, CollectionNotFound, IndexUnavailable
 from clipseek_server.images.blobs import drop_mark_key
 from clipseek_server.index.records import CollectionInfo
 from clipseek_server.telemetry import Call
@@ -43,6 +43,13 @@ class Collections:
         self.models = models
         self.gates = WriteGates()
         self.locks = KeyedLocks()
+
+    async def open_all(self) -> None:
+        """Open every collection, one after the other, so that the first call to each need not wait for that."""
+        with suppress(IndexUnavailable):  # it opens when it is asked for
+            for name in await self._index.names():
+                with suppress(CollectionNotFound, CollectionGone):  # dropped meanwhile
+                    await (await self._index.open(name)).ready()
 
     async def read(self, name: str, operation: Callable[[CollectionIndex], Awaitable[T]]) -> T:
         """Run an operation on a collection that must be there, once more if it was dropped or rebuilt meanwhile.

@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run all at once; the first error cancels the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    waiting = list(coroutines)
+    if len(waiting) == 1:  # most searches: no task is made for it
+        return [await waiting[0]]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in waiting]
     try:
         return await asyncio.gather(*tasks)
     finally:

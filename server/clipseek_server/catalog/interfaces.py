@@ -57,6 +57,9 @@ class CollectionIndex(Protocol):
     def info(self) -> CollectionInfo:
         """What it is."""
 
+    async def ready(self) -> None:
+        """Return when it searches as fast as it ever will."""
+
     async def get(self, image_ids: Sequence[str], call: Call, *, strong: bool = True) -> dict[str, Record]:
         """The records that exist, by id; ids without a record are absent. What waits goes as one query."""
 

@@ -52,18 +52,19 @@ async def view_images(
 ) -> list[ImageView]:
     """Add to records what the mask asks for; a record that is deleted meanwhile stays, without a vector."""
     rows = await collection.get_rows([r.image_id for r in records], call, strong=strong) if mask.embedding else {}
-
-    async def view(record: Record) -> ImageView:
-        row = rows.get(record.image_id)
-        return ImageView(
+    thumbnails: Sequence[bytes | None] = [None] * len(records)
+    if mask.thumbnail:
+        thumbnails = await gather(store.get(thumbnail_key(record.blob_key)) for record in records)
+    return [
+        ImageView(
             record=record,
             collection=collection.info.name,
             space_id=collection.info.space_id,
-            thumbnail=(await store.get(thumbnail_key(record.blob_key)) or b"") if mask.thumbnail else b"",
-            vector=row.vector if row else None,
+            thumbnail=thumbnail or b"",
+            vector=rows[record.image_id].vector if record.image_id in rows else None,
         )
-
-    return await gather(view(record) for record in records)
+        for record, thumbnail in zip(records, thumbnails, strict=True)
+    ]
 
 
 def image_not_found(collection: str, image_id: str, *, field: str = "image_id") -> ImageNotFound:

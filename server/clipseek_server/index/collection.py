@@ -17,7 +17,7 @@ from clipseek_server.index.resident import ResidentCopy
 from clipseek_server.index.schema import stored
 from clipseek_server.index.table import Table
 from clipseek_server.index.vector_index import VectorIndex
-from clipseek_server.telemetry import Call, Stage, log
+from clipseek_server.telemetry import Call, Stage, log, now
 
 Found = TypeVar("Found")
 
@@ -254,8 +254,12 @@ class MilvusCollection:
         return [matches[: search.limit] for search, matches in zip(searches, found, strict=True)]
 
     async def _load(self, copy: ResidentCopy) -> None:
+        begin = now()
         try:
             await copy.load(self._table.row_page, self._max_rows)
+            if copy.loaded:
+                seconds = round(now() - begin, 2)
+                log.info("collection is in memory", collection=self.info.name, rows=len(copy), seconds=seconds)
         except Exception as error:
             # Whatever it was: a copy that is never loaded would remember all that is written, for ever.
             expected = isinstance(error, CollectionGone | IndexUnavailable)

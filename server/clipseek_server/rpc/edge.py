@@ -11,8 +11,9 @@ may have read up to that before we can refuse what is too large or one too many,
 can thus hold twice the budget with pairs of large messages to methods with pictures, and to the others one message of
 the largest size for each reservation of a small one: by default 32 times 32 MiB, for as long as a refusal takes.
 
-The request id goes back with the first answer, or with the error: a client retries, and heeds how long to wait before
-that, only when an error is all that it got.
+The request id goes back in the trailing metadata, which cost nothing, and those who watch a stream get it before the
+first answer too, but not before an error: a client retries, and heeds how long to wait before that, only when an error
+is all that it got.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ Method = Callable[..., Awaitable[Message] | AsyncGenerator[Message, None]]
 
 
 class _Answers:
-    """The way back of one call."""
+    """The way back of a call with a stream of answers."""
 
     def __init__(self, context: Context, call: Call) -> None:
         self._context = context
@@ -110,11 +111,10 @@ class Edge:
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         message_type = method.input_type
 
-        async def unary(messages: Messages[Message], call: Call, answers: _Answers) -> bytes:
+        async def unary(messages: Messages[Message], call: Call, _: _Answers) -> bytes:
             request, lease = await messages.read_only()
             try:
                 response: Message = await function(request, call)  # type: ignore[misc]  # unary methods are awaitable
-                await answers.begin()
                 return response.SerializeToString()
             finally:
                 lease.release()
@@ -137,6 +137,7 @@ class Edge:
             messages: Messages[Message] = Messages(context, message_type, allowance, self.draining, call)
             code = grpc.StatusCode.OK
             unhappy: Failure | None = None
+            context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
             try:
                 return await run(messages, call, _Answers(context, call))
             except asyncio.CancelledError:
@@ -146,7 +147,10 @@ class Edge:
                 unhappy = failure(error, call)
                 code = unhappy.code
             finally:
-                _record_call(method, call, code, unhappy, messages.bytes_read, context)
+                # Once the answer is on its way: nobody has to wait for the log.
+                asyncio.get_running_loop().call_soon(
+                    _record_call, method, call, code, unhappy, messages.bytes_read, context.peer()
+                )
             # Not in the except block: gRPC keeps what abort raises, and that would keep the error, and its causes the
             # frames in which they happened, with the picture's bytes.
             return await context.abort(code, unhappy.message, (*unhappy.trailers, (REQUEST_ID_KEY, call.request_id)))
@@ -172,7 +176,7 @@ def _record_call(
     code: grpc.StatusCode,
     unhappy: Failure | None,
     bytes_read: int,
-    context: Context,
+    peer: str,
 ) -> None:
     name = f"{method.containing_service.name}/{method.name}"
     metrics.call_ended(name, code.name, call, bytes_read)
@@ -183,7 +187,7 @@ def _record_call(
         method=name,
         code=code.name,
         request_id=call.request_id,
-        peer=context.peer(),
+        peer=peer,
         **why,
         request_bytes=bytes_read,
         **({"items": dict(call.items)} if call.items else {}),
