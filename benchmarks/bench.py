@@ -3,6 +3,7 @@
 import math
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +74,10 @@ class Bench:
 
     @contextmanager
     def server(self, precision: Precision, data_dir: Path | None = None, **environment: str) -> Iterator[Program]:
-        """A clipseek server of that bundle, with default settings, over an empty data folder unless one is given."""
+        """A clipseek server of that bundle, with default settings, over an empty data folder unless one is given.
+
+        Its collection is in memory: until then Milvus Lite would answer, and be measured.
+        """
         address, metrics_address = free_address(), free_address()
         settings = {
             "CLIPSEEK_LISTEN": address,
@@ -82,14 +86,17 @@ class Bench:
             "CLIPSEEK_DATA_DIR": str(data_dir or self.empty(f"data-{precision}")),
             **environment,
         }
+        log = self.workspace.scratch / f"server-{address}.log"
         with running(
             [sys.executable, "-m", "clipseek_server", "serve"],
             address,
-            self.workspace.scratch / f"server-{address}.log",
+            log,
             grpc_serves,
             environment=settings,
             metrics_address=metrics_address,
         ) as program:
+            while data_dir and "collection is in memory" not in log.read_text():
+                time.sleep(0.1)
             yield program
 
     @property

@@ -51,9 +51,12 @@ class Program:
     @property
     def cpu_seconds(self) -> float:
         """CPU time that it has used, of its children too once they have ended."""
-        # The name in parentheses may hold anything.
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(field) for field in fields[11:15]) / _TICKS
+        return _cpu_seconds(Path(f"/proc/{self.pid}/stat"))
+
+    @property
+    def main_thread_seconds(self) -> float:
+        """CPU time of its main thread, where a clipseek server has its event loop."""
+        return _cpu_seconds(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))
 
     def batch_counts(self, queue: str) -> tuple[float, float]:
         """Items and batches that a queue of a clipseek server has run so far."""
@@ -68,6 +71,12 @@ class Program:
     def _status(self, field: str) -> int:
         found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
         return int(found[1]) * 1024 if found else 0
+
+
+def _cpu_seconds(stat: Path) -> float:
+    # The name in parentheses may hold anything.
+    fields = stat.read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / _TICKS
 
 
 def free_address() -> str:
@@ -131,16 +140,18 @@ def grpc_serves(address: str) -> bool:
 
 
 class CpuMeter:
-    """CPU seconds of a program in a ``with`` block."""
+    """CPU seconds of a program in a ``with`` block, and those of its main thread."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._begin = 0.0
         self.seconds = 0.0
+        self.main_thread_seconds = 0.0
 
     def __enter__(self) -> Self:
-        self._begin = self._program.cpu_seconds
+        self.seconds = -self._program.cpu_seconds
+        self.main_thread_seconds = -self._program.main_thread_seconds
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = self._program.cpu_seconds - self._begin
+        self.seconds += self._program.cpu_seconds
+        self.main_thread_seconds += self._program.main_thread_seconds

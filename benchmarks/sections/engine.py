@@ -71,6 +71,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
             **milliseconds(through_grpc),
             "server_cpu_ms": cpu.seconds / embedded * 1000,
             "generator_cpu_ms": through_grpc.cpu_seconds / through_grpc.total.calls * 1000,
+            "main_thread_cpu_ms": cpu.main_thread_seconds / embedded * 1000,
             "overhead_cpu_ms": cpu.seconds / embedded * 1000 - ort["cpu_ms"] - decode,
             "share_of_limit": through_grpc.total.rate / limit,
         },
