@@ -14,7 +14,7 @@ from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, ima
 from clipseek_server.errors import ImageDamaged, InvalidField
 from clipseek_server.index.filters import fingerprint, parse_filter
 from clipseek_server.index.records import Row, now_micros
-from clipseek_server.telemetry import Call, Stage
+from clipseek_server.telemetry import Call
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -118,8 +118,7 @@ class Images:
 
         async def read(index: CollectionIndex) -> tuple[list[ImageView], str]:
             after = PagePosition.parse(token, uid=index.info.uid, filter_mark=mark).after if token else ""
-            with call.stage(Stage.INDEX):
-                records = await index.page(after, page_size + 1, call, filter=condition, strong=strong)
+            records = await index.page(after, page_size + 1, call, filter=condition, strong=strong)
             page = records[:page_size]
             more = len(records) > page_size
             next_token = PagePosition(page[-1].image_id, index.info.uid, mark).format() if more else ""
