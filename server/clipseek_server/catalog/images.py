@@ -133,12 +133,14 @@ class Images:
 
         Raises:
             ImageNotFound: There is none of that id.
-            ImageDamaged: The bytes cannot be read.
+            ImageDamaged: The bytes are missing, or not as many as they were.
         """
         image = await self.get_one(collection, image_id, NOTHING_MORE, call, strong=strong)
-        if await self._store.size(image.record.blob_key) is None:
+        size = await self._store.size(image.record.blob_key)
+        if size != image.record.size_bytes:
+            lost = "missing" if size is None else f"damaged: {size} are left of {image.record.size_bytes}"
             raise ImageDamaged(
-                f"the bytes of image {image_id!r} are missing; insert it again to mend it", image_id=image_id
+                f"the bytes of image {image_id!r} are {lost}; insert it again to mend it", image_id=image_id
             )
         return image, self._store.chunks(image.record.blob_key, CHUNK_BYTES)
 
