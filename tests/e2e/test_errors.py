@@ -679,7 +679,7 @@ def test_too_many_bytes_in_flight(bundle, tmp_path):
         bundles=[bundle],
         data_dir=tmp_path / "data",
         max_message_bytes=8 * 2**20,
-        max_image_bytes=8 * 2**20,
+        max_image_bytes=4 * 2**20,
         max_bytes_in_flight=32 * 2**20,
         max_bulk_streams=2,
     )

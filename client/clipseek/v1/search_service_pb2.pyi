@@ -904,7 +904,7 @@ class ListImagesRequest(_message.Message):
     filter: _builtins.str
     """Only pictures that the filter holds for; empty means all. See SearchService."""
     page_size: _builtins.int
-    """At most how many; 0 means 100; GetServerInfo has the limit."""
+    """At most how many; 0 means 100, or the limit where that is lower. GetServerInfo has the limits."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty means the first page."""
     consistency: _image_pb2.Consistency.ValueType
