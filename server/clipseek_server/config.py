@@ -399,12 +399,13 @@ def _check_toml(file: Path) -> None:
 
 
 def settings_as_toml(settings: Settings) -> str:
-    """The settings as a TOML file. A secret that is set is left out: read back, its mask would be the secret."""
+    """The settings as a TOML file. What holds a secret is left out: read back, its mask would be the secret."""
     lines = []
     for name, field in Settings.model_fields.items():
         value = settings.model_dump(mode="json")[name]
         lines.append(f"# {field.description}")
-        if isinstance(getattr(settings, name), SecretStr) and value:
+        in_address = name == "milvus_uri" and "@" in value  # http://user:password@host
+        if in_address or (isinstance(getattr(settings, name), SecretStr) and value):
             lines.append(f"# {name} is set and not shown")
             continue
         # JSON's strings, numbers, booleans and lists are TOML's too.

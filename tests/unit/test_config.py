@@ -97,6 +97,14 @@ def test_what_is_printed_can_be_read_again(tmp_path):
     assert again.model_dump() == settings.model_dump()
 
 
+@pytest.mark.parametrize("uri", ["http://root:pa55w0rd@m:1", "https://root:pa55/w0rd@m:1", "http://pa55w0rd@m:1"])
+def test_a_password_in_an_address_is_not_printed(uri):
+    text = settings_as_toml(load("--milvus-uri", uri))
+    assert "pa55" not in text
+    assert "w0rd" not in text
+    assert "# milvus_uri is set and not shown\n" in text
+
+
 def test_a_misspelt_variable_is_named(monkeypatch, capsys):
     monkeypatch.setenv("CLIPSEEK_MAX_TOPK", "4")
     monkeypatch.setenv("CLIPSEEK_PORT_50051_TCP", "tcp://10.0.0.1:50051")
