@@ -202,7 +202,9 @@ class BulkInsertItem(_message.Message):
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Chosen by the caller to match the result; use each number once a stream."""
+    """Chosen by the caller to match the result; use each number once a stream. The server does not check that: both items
+    are taken, and their results look alike.
+    """
     image_data: _builtins.bytes
     """As in InsertRequest."""
     image_id: _builtins.str
