@@ -138,7 +138,7 @@ class Images:
         image = await self.get_one(collection, image_id, NOTHING_MORE, call, strong=strong)
         size = await self._store.size(image.record.blob_key)
         if size != image.record.size_bytes:
-            lost = "missing" if size is None else f"damaged: {size} are left of {image.record.size_bytes}"
+            lost = "missing" if size is None else f"damaged ({size} instead of {image.record.size_bytes})"
             raise ImageDamaged(
                 f"the bytes of image {image_id!r} are {lost}; insert it again to mend it", image_id=image_id
             )
