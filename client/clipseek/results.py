@@ -73,7 +73,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a call spent on the server, by stage; stages can overlap."""
+    """Seconds that a call spent on the server, by stage; none is longer than the total, but they can overlap."""
 
     decode: float
     queue: float

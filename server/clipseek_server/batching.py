@@ -137,7 +137,9 @@ class Batcher(Generic[Item, Result]):
             if len(self._interactive) >= self._max_queue:
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        queue.append(_Waiting(item, call, future, weight, telemetry.now()))
+        since = telemetry.now()
+        queue.append(_Waiting(item, call, future, weight, since))
+        call.stages.enter(Stage.QUEUE, since)
         self._length.inc()
         if self.waiting >= self._max_batch:
             self._full.set()
@@ -175,21 +177,23 @@ class Batcher(Generic[Item, Result]):
             )
 
     def _drop_dead(self) -> None:
-        alive = [waiting for waiting in self._interactive if self._is_alive(waiting)]
+        alive = [waiting for waiting in self._interactive if self._stays(waiting)]
         self._length.dec(len(self._interactive) - len(alive))
         self._interactive.clear()
         self._interactive.extend(alive)
 
     @staticmethod
-    def _is_alive(waiting: _Waiting[Item, Result]) -> bool:
-        if waiting.future.done():
-            return False
-        try:
-            waiting.call.check_deadline()
-        except ClipseekError as error:
-            waiting.future.set_exception(error)
-            return False
-        return True
+    def _stays(waiting: _Waiting[Item, Result]) -> bool:
+        """Whether an item is still wanted and in time; one that is not leaves the queue."""
+        if not waiting.future.done():
+            try:
+                waiting.call.check_deadline()
+            except ClipseekError as error:
+                waiting.future.set_exception(error)
+            else:
+                return True
+        waiting.call.stages.leave(Stage.QUEUE, telemetry.now())
+        return False
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         # One class a batch: an interactive item would pay for the bulk items beside it.
@@ -208,7 +212,7 @@ class Batcher(Generic[Item, Result]):
         weight, length = 0.0, len(queue)
         while queue and len(batch) < self._max_batch:
             waiting = queue.popleft()
-            if not self._is_alive(waiting):
+            if not self._stays(waiting):
                 continue
             if batch and not self._fits(items, weight, waiting):
                 passed_over.append(waiting)
@@ -245,7 +249,8 @@ class Batcher(Generic[Item, Result]):
     async def _run_batch(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         begin = telemetry.now()
         for waiting in batch:
-            waiting.call.spent(Stage.QUEUE, begin - waiting.since)
+            waiting.call.stages.leave(Stage.QUEUE, begin)
+            waiting.call.stages.enter(self._stage, begin)
             self._wait_seconds.observe(begin - waiting.since)
         try:
             results = await self._run([waiting.item for waiting in batch])
@@ -255,11 +260,11 @@ class Batcher(Generic[Item, Result]):
             results = [error] * len(batch)
         else:
             self.learn([waiting.item for waiting in batch], telemetry.now() - begin)
-        seconds = telemetry.now() - begin
+        end = telemetry.now()
         self._batch_items.observe(len(batch))
-        self._batch_seconds.observe(seconds)
+        self._batch_seconds.observe(end - begin)
         for waiting, result in zip(batch, results, strict=True):
-            waiting.call.spent(self._stage, seconds)
+            waiting.call.stages.leave(self._stage, end)
             if waiting.future.done():
                 continue
             if isinstance(result, Exception):

@@ -33,7 +33,19 @@ _MAX_RESPONSE_BYTES = 4 * MIB
 _MILVUS_SCHEMES = ("http://", "https://", "tcp://")
 
 _RECORD_BYTES = 1024
-"""More than a record without its metadata takes in a response."""
+"""More than a record without its metadata takes in a message."""
+
+_THUMBNAIL_BYTES = 32 * 1024
+"""The largest thumbnail."""
+
+_DIMENSIONS = 4096
+"""More than any CLIP model has; requests hold no longer embeddings either."""
+
+_EMBEDDING_BYTES = 4 * _DIMENSIONS + 128
+"""The largest embedding, with its space and what else an answer says of it."""
+
+_ITEM_RESULT_BYTES = 2048
+"""More than an answer says of an item that failed."""
 
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
@@ -81,8 +93,18 @@ class Settings(BaseSettings):
         le=1,
         description="Seconds that a free tower waits for more to come. For GPUs; on a CPU what waits meanwhile is enough.",
     )
-    vision_batch: int = Field(32, ge=1, le=256, description="Most pictures in one run, however short it is.")
-    text_batch: int = Field(64, ge=1, le=256, description="Most texts in one run, however short it is.")
+    vision_batch: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="Most pictures in one run, however short it is. A CPU embeds no faster past 16; a GPU may.",
+    )
+    text_batch: int = Field(
+        64,
+        ge=1,
+        le=256,
+        description="Most texts in one run, however short it is: twice as many as pictures, since a sentence takes less than half as long.",
+    )
     text_cache: int = Field(
         10_000,
         ge=0,
@@ -136,7 +158,11 @@ class Settings(BaseSettings):
         le=1024 * MIB,
         description="Largest message to read. Cameras make pictures of up to about 25 MB.",
     )
-    max_image_bytes: int = Field(30 * MIB, ge=1024, description="Largest picture; less than the largest message.")
+    max_image_bytes: int = Field(
+        30 * MIB,
+        ge=1024,
+        description="Largest picture; less than the largest message by 1 KB and the largest metadata, which come in the same message.",
+    )
     max_image_pixels: int = Field(
         100_000_000,
         ge=1,
@@ -164,28 +190,44 @@ class Settings(BaseSettings):
     bulk_window: int = Field(
         64,
         ge=1,
-        description="Items of one BulkInsert stream in work or with unread results; then the server stops reading.",
+        description="Items of one BulkInsert stream in work or with unread results; then the server stops reading. 64 are two of the largest runs: one is decoded while the other runs.",
     )
     max_top_k: int = Field(
         1000, ge=1, le=10_000, description="Largest top_k; 1,000 records stay below the 4 MB that gRPC's clients take."
     )
     max_top_k_with_mask: int = Field(
-        100,
+        75,
         ge=1,
-        le=1000,
-        description="Largest top_k, page or batch with thumbnails or embeddings in it; each adds up to 32 KB.",
+        description="Largest top_k, page or batch with thumbnails or embeddings in it. They add up to 32 KB and 16 KB to a record: 75 are sure to stay below 4 MB.",
     )
     max_offset_plus_top_k: int = Field(
         10_000, ge=1, le=16_000, description="Largest offset + top_k; Milvus itself ends at 16,384."
     )
-    max_search_terms: int = Field(16, ge=1, le=256, description="Most terms of one Search.")
-    max_batch_items: int = Field(
-        128, ge=1, le=4096, description="Most items of one EmbedText, EmbedImage or BulkInsert batch."
+    max_search_terms: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Most terms of one Search. All of them go before bulk: 16 such searches fill the queue of a tower.",
     )
-    max_batch_ids: int = Field(1000, ge=1, le=1000, description="Most ids of one BatchGetImages or BatchDeleteImages.")
-    max_page_size: int = Field(1000, ge=1, le=1000, description="Largest page of ListImages.")
+    max_batch_items: int = Field(
+        128,
+        ge=1,
+        description="Most items of one EmbedText, EmbedImage or BulkInsert batch. 128 are two full runs of texts or four of pictures; the embeddings of up to 254 are sure to stay below 4 MB.",
+    )
+    max_batch_ids: int = Field(
+        1000,
+        ge=1,
+        le=1000,
+        description="Most ids of one BatchGetImages or BatchDeleteImages: what the index takes in one query, and the records stay below 4 MB.",
+    )
+    max_page_size: int = Field(
+        1000, ge=1, le=1000, description="Largest page of ListImages; 1,000 records stay below 4 MB."
+    )
     max_metadata_bytes: int = Field(
-        2048, ge=16, le=32_768, description="Largest metadata of one image, as a message on the wire."
+        2048,
+        ge=16,
+        le=32_768,
+        description="Largest metadata of one image, as a message on the wire: with 2 KB each, 1,000 records stay below 4 MB.",
     )
     max_text_characters: int = Field(10_000, ge=1, description="Longest text; models read far less.")
 
@@ -231,14 +273,12 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if not self.bundles:
             raise ValueError("bundles: name at least one")
-        if self.max_image_bytes > self.max_message_bytes:
-            raise ValueError("max_image_bytes must not exceed max_message_bytes")
-        records = max(self.max_top_k, self.max_page_size, self.max_batch_ids)
-        if records * (self.max_metadata_bytes + _RECORD_BYTES) > _MAX_RESPONSE_BYTES:
+        if self.max_image_bytes + self.max_metadata_bytes + _RECORD_BYTES > self.max_message_bytes:
             raise ValueError(
-                f"{records} records with max_metadata_bytes={self.max_metadata_bytes} do not fit in a response of 4 MB: "
-                "lower it, or max_top_k, max_page_size and max_batch_ids"
+                "max_image_bytes must be less than max_message_bytes by 1 KB and max_metadata_bytes: a picture comes "
+                "with its metadata"
             )
+        self._check_answers()
         if self.max_small_message_bytes > self.max_message_bytes:
             raise ValueError("max_small_message_bytes must not exceed max_message_bytes")
         if self.max_message_bytes > self.max_bytes_in_flight // 4:
@@ -253,6 +293,27 @@ class Settings(BaseSettings):
         if self.ivf_nprobe > self.ivf_nlist:
             raise ValueError("ivf_nprobe must not exceed ivf_nlist")
         return self
+
+    def _check_answers(self) -> None:
+        """See that no answer within the limits is longer than a client takes."""
+        record = self.max_metadata_bytes + _RECORD_BYTES
+        largest = [
+            (
+                max(self.max_top_k, self.max_page_size, self.max_batch_ids) * record,
+                "max_top_k, max_page_size, max_batch_ids or max_metadata_bytes",
+            ),
+            (
+                self.max_top_k_with_mask * (record + _THUMBNAIL_BYTES + _EMBEDDING_BYTES),
+                "max_top_k_with_mask or max_metadata_bytes",
+            ),
+            (self.max_batch_items * _EMBEDDING_BYTES, "max_batch_items"),
+            ((self.bulk_window + self.max_batch_items) * _ITEM_RESULT_BYTES, "bulk_window or max_batch_items"),
+        ]
+        for size, names in largest:
+            if size > _MAX_RESPONSE_BYTES:
+                raise ValueError(
+                    f"lower {names}: an answer could take {size} bytes, more than the 4 MB that gRPC's clients take"
+                )
 
     def _check_milvus(self) -> None:
         if not self.milvus_uri:
@@ -338,12 +399,13 @@ def _check_toml(file: Path) -> None:
 
 
 def settings_as_toml(settings: Settings) -> str:
-    """The settings as a TOML file. A secret that is set is left out: read back, its mask would be the secret."""
+    """The settings as a TOML file. What holds a secret is left out: read back, its mask would be the secret."""
     lines = []
     for name, field in Settings.model_fields.items():
         value = settings.model_dump(mode="json")[name]
         lines.append(f"# {field.description}")
-        if isinstance(getattr(settings, name), SecretStr) and value:
+        in_address = name == "milvus_uri" and "@" in value  # http://user:password@host
+        if in_address or (isinstance(getattr(settings, name), SecretStr) and value):
             lines.append(f"# {name} is set and not shown")
             continue
         # JSON's strings, numbers, booleans and lists are TOML's too.

@@ -161,7 +161,7 @@ class ImageDamaged(ClipseekError):
 
 
 class CollectionHeld(ClipseekError):
-    """Writes to the collection are held while it is rebuilt."""
+    """Writes to the collection are held while it is rebuilt or deleted."""
 
     code = StatusCode.UNAVAILABLE
     reason = "COLLECTION_HELD"

@@ -16,7 +16,12 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 CALLS = Counter("clipseek_calls", "Calls that ended, by method and status.", ("method", "code"))
 CALL_SECONDS = Histogram("clipseek_call_seconds", "From arrival to the end.", ("method",), buckets=_SECONDS)
-STAGE_SECONDS = Histogram("clipseek_stage_seconds", "Of calls, in each stage.", ("stage",), buckets=_SECONDS)
+STAGE_SECONDS = Histogram(
+    "clipseek_stage_seconds",
+    "Of each call or stream, those in which at least one of its items was in the stage.",
+    ("stage",),
+    buckets=_SECONDS,
+)
 REQUEST_BYTES = Counter("clipseek_request_bytes", "Bytes of messages read.", ("method",))
 
 QUEUE_LENGTH = Gauge("clipseek_queue_length", "Items that wait.", ("queue",))

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -32,6 +32,41 @@ class Stage(StrEnum):
     STORE = "store"
 
 
+class Stages:
+    """The stages of a call: in each, the seconds in which at least one of its items was in it.
+
+    A moment counts once, however many items are in the stage, so no stage is longer than the call.
+    """
+
+    __slots__ = ("_entered", "_seconds")
+
+    def __init__(self) -> None:
+        self._seconds: dict[Stage, float] = {}
+        self._entered: dict[Stage, tuple[int, float]] = {}  # how many are in it, and since when there are any
+
+    def enter(self, stage: Stage, moment: float) -> None:
+        """One more item is in a stage; ``moment`` is on the clock of ``now``."""
+        items, since = self._entered.get(stage, (0, moment))
+        self._entered[stage] = (items + 1, since)
+
+    def leave(self, stage: Stage, moment: float) -> None:
+        """One that entered a stage is in it no more."""
+        items, since = self._entered.pop(stage)
+        if items > 1:
+            self._entered[stage] = (items - 1, since)
+        else:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + moment - since
+
+    @property
+    def seconds(self) -> Mapping[Stage, float]:
+        """So far; what still is in a stage counts up to now."""
+        if not self._entered:
+            return self._seconds
+        moment = now()
+        under_way = {stage: moment - since for stage, (_, since) in self._entered.items()}
+        return self._seconds | {stage: self._seconds.get(stage, 0.0) + more for stage, more in under_way.items()}
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One RPC, or one item of a stream.
@@ -40,7 +75,7 @@ class Call:
         request_id: Names the call in logs and errors.
         deadline: On the clock of ``now``, in seconds; ``None`` means that the caller waits for ever.
         bulk: Whether interactive work goes before it.
-        seconds: Time spent in each stage so far; of a stream, by all its items together.
+        stages: Where its time goes; the items of a call that has many share them.
         items: What became of the items of a call that has many, for its log line.
     """
 
@@ -48,13 +83,18 @@ class Call:
     deadline: float | None = None
     bulk: bool = False
     started: float = field(default_factory=lambda: now())
-    seconds: dict[Stage, float] = field(default_factory=dict)
+    stages: Stages = field(default_factory=Stages)
     items: Counter[str] = field(default_factory=Counter)
 
     @property
     def elapsed(self) -> float:
         """Seconds since the call arrived."""
         return now() - self.started
+
+    @property
+    def seconds(self) -> Mapping[Stage, float]:
+        """Seconds in each stage so far, each at most ``elapsed``."""
+        return self.stages.seconds
 
     @property
     def expired(self) -> bool:
@@ -66,18 +106,14 @@ class Call:
         if self.expired:
             raise DeadlineExceeded("the deadline passed before the work was done; allow more time")
 
-    def spent(self, stage: Stage, seconds: float) -> None:
-        """Add ``seconds`` to a stage."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Time a ``with`` block as part of ``stage``."""
-        begin = now()
+        self.stages.enter(stage, now())
         try:
             yield
         finally:
-            self.spent(stage, now() - begin)
+            self.stages.leave(stage, now())
 
 
 class _Lines(structlog.PrintLogger):

@@ -188,7 +188,13 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(bundle, small_disk):
 
 def test_a_disk_that_fails_under_milvus_lite(bundle, tmp_path):
     """Files cannot grow any more: its log ends in half a write, its flushes fail."""
-    limits = {"MAX_METADATA_BYTES": "32768", "MAX_TOP_K": "100", "MAX_PAGE_SIZE": "100", "MAX_BATCH_IDS": "100"}
+    limits = {
+        "MAX_METADATA_BYTES": "32768",
+        "MAX_TOP_K": "100",
+        "MAX_TOP_K_WITH_MASK": "50",
+        "MAX_PAGE_SIZE": "100",
+        "MAX_BATCH_IDS": "100",
+    }
     environment = {f"CLIPSEEK_{name}": value for name, value in limits.items()}
     server = ServerProcess(tmp_path / "data", bundle, **environment)
     with server, Client(server.address) as client:

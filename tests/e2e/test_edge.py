@@ -31,7 +31,7 @@ from clipseek_server.config import Settings
 from clipseek_server.errors import NotServing, StartupError
 from clipseek_server.rpc.server import SERVICES
 from open_server import OpenServer
-from pictures import picture
+from pictures import large_picture, picture
 from raw_calls import call_raw, refused, stream_raw
 from servers import ServerProcess, ServerThread
 
@@ -214,7 +214,7 @@ def test_many_large_uploads_stay_within_the_bytes_in_flight(bundle, tmp_path):
         bundle,
         CLIPSEEK_MAX_BYTES_IN_FLIGHT=str(budget * MIB),
         CLIPSEEK_MAX_MESSAGE_BYTES=str(21 * MIB),
-        CLIPSEEK_MAX_IMAGE_BYTES=str(21 * MIB),
+        CLIPSEEK_MAX_IMAGE_BYTES=str(21 * MIB - 4096),
         CLIPSEEK_MAX_BULK_STREAMS="3",
     ) as running:
         pid = running._process.pid  # type: ignore[union-attr]
@@ -362,15 +362,13 @@ def test_a_client_that_goes_leaves_nothing_behind(open_server, open_client):
 
 
 def test_a_client_that_goes_in_the_middle_of_a_download(open_server, open_client, monkeypatch):
-    data = os.urandom(16 * MIB)
-    inserted = open_client.insert(picture(1), image_id="a")
+    data = large_picture(16 * MIB)  # larger than what the connection takes ahead
+    assert open_client.insert(data, image_id="a").outcome == "created"
     [blob] = [
         path
         for path in (open_server.settings.data_dir / "images").rglob("*")
-        if path.is_file() and path.read_bytes() == picture(1)
+        if path.is_file() and path.read_bytes() == data
     ]
-    blob.write_bytes(data)  # larger than what the connection takes ahead
-    assert inserted.outcome == "created"
     with grpc.insecure_channel(open_server.address) as connected:
         call = SearchServiceStub(connected).DownloadImage(search_service_pb2.DownloadImageRequest(image_id="a"))
         assert next(call).HasField("header")
@@ -555,7 +553,7 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path):
         (["config", "--listen", ""], "HOST:PORT"),
         (["config", "--max-bytes-in-flight", str(256 * MIB)], "lower it to 4"),
         (["config", "--max-small-message-bytes", str(64 * MIB)], "max_small_message_bytes"),
-        (["config", "--max-metadata-bytes", "4096"], "do not fit"),
+        (["config", "--max-metadata-bytes", "4096"], "max_metadata_bytes: an answer could take"),
         (["config", "--no-such-setting", "1"], "no-such-setting"),
         (["dance"], "dance"),
         ([], "command"),

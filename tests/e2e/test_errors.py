@@ -1,7 +1,9 @@
 """Every row of the design's table of errors, provoked by real calls and read from the wire."""
 
+import base64
 import hashlib
 import io
+import json
 import shutil
 import struct
 import threading
@@ -33,6 +35,7 @@ from clipseek.v1.collection_service_pb2_grpc import CollectionServiceStub
 from clipseek.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
 from clipseek_server.catalog.interfaces import CollectionIndex
+from clipseek_server.catalog.page_tokens import PagePosition
 from clipseek_server.config import Settings
 from clipseek_server.index.vector_index import VectorIndex
 from open_server import OpenServer
@@ -339,6 +342,7 @@ def test_a_page_token_of_another_collection_filter_or_none_at_all(client, channe
             client.insert(picture(1), image_id=f"a{number}", collection=name)
     token = search.ListImages(Request.ListImagesRequest(collection=collection, page_size=1)).next_page_token
     assert token
+    _, uid, mark = json.loads(base64.urlsafe_b64decode(token))
     for request in (
         Request.ListImagesRequest(collection=other, page_token=token),
         Request.ListImagesRequest(collection=collection, page_token=token, filter="width > 1"),
@@ -346,6 +350,7 @@ def test_a_page_token_of_another_collection_filter_or_none_at_all(client, channe
         Request.ListImagesRequest(collection=collection, page_token="🙂"),
         Request.ListImagesRequest(collection=collection, page_token=token[:-4]),
         Request.ListImagesRequest(collection=collection, page_token="W1tbW1tb" * 1000),
+        Request.ListImagesRequest(collection=collection, page_token=PagePosition('"', uid, mark).format()),
     ):
         with refused(INVALID, "INVALID_FIELD") as caught:
             search.ListImages(request)
@@ -674,7 +679,7 @@ def test_too_many_bytes_in_flight(bundle, tmp_path):
         bundles=[bundle],
         data_dir=tmp_path / "data",
         max_message_bytes=8 * 2**20,
-        max_image_bytes=8 * 2**20,
+        max_image_bytes=4 * 2**20,
         max_bytes_in_flight=32 * 2**20,
         max_bulk_streams=2,
     )
@@ -722,6 +727,10 @@ def test_a_collection_that_is_held(open_server, open_client):
                 with refused(grpc.StatusCode.UNAVAILABLE, "COLLECTION_HELD") as caught:
                     call()
                 assert caught.refusal.metadata == {"collection": "default"}
+            with refused(grpc.StatusCode.ALREADY_EXISTS, "COLLECTION_EXISTS"):
+                CollectionServiceStub(channel).CreateCollection(
+                    collection_service_pb2.CreateCollectionRequest(collection="default")
+                )
         [result] = open_client.insert_many([picture(2)])
         assert (result.error.code, result.error.reason) == (grpc.StatusCode.UNAVAILABLE, "COLLECTION_HELD")
         # Reads go on, and so do other collections.
@@ -781,6 +790,11 @@ def test_bytes_that_are_cut_off_are_written_again(open_server, open_client):
     open_client.insert(picture(1), image_id="a")
     for file in (open_server.settings.data_dir / "images").glob("[!.]*/*/a=*"):
         file.write_bytes(b"")
+    with grpc.insecure_channel(open_server.address) as channel:
+        answers = SearchServiceStub(channel).DownloadImage(Request.DownloadImageRequest(image_id="a"))
+        with refused(grpc.StatusCode.DATA_LOSS, "IMAGE_DAMAGED") as caught:
+            next(answers)
+    assert caught.refusal.metadata == {"image_id": "a"}
     assert [each.kind for report in open_client.check() for each in report.differences] == ["corrupt_bytes"]
     assert open_client.insert(picture(1), image_id="a").outcome == "updated"
     assert open_client.download("a") == picture(1)

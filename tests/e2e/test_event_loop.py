@@ -79,7 +79,7 @@ def test_nothing_blocks_the_event_loop(probe, bundle, tmp_path):
             assert len(list(client.list(collection="pets", filter=condition, page_size=300))) in (298, 302)
         client.embed_texts(["a word " * number for number in range(128)])
         client.get_many([item.image_id for item in items if item.image_id], collection="pets")
-        client.search_text("a", collection="pets", top_k=100, with_thumbnails=True, with_embeddings=True)
+        client.search_text("a", collection="pets", top_k=75, with_thumbnails=True, with_embeddings=True)
         assert len(client.download(large, collection="pets")) == len(large_picture(5_000_000))
         client.update("p0001", {"n": -1}, collection="pets")
         assert list(client.check("pets", verify_bytes=True))[-1].images_checked == 302

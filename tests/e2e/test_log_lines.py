@@ -51,6 +51,20 @@ def test_a_stream_says_what_became_of_its_items(server, client, collection):
     assert line["inference_ms"] > 0
 
 
+def test_no_stage_of_a_call_with_many_items_is_longer_than_the_call(server, client, collection):
+    pictures = [picture(number) for number in range(100)]
+    with logged(server) as logs:
+        list(client.insert_many(map(InsertItem, pictures), collection=collection))
+        list(client.embed_images(pictures))
+        list(client.embed_texts(f"text {number}" for number in range(100)))
+        client.search(*(f"term {number}" for number in range(16)), collection=collection)
+    calls = [line for line in logs if line["event"] == "call" and "inference_ms" in line]
+    assert {line["method"].rpartition("/")[2] for line in calls} == {"BulkInsert", "EmbedImage", "EmbedText", "Search"}
+    for line in calls:
+        stages = {key: value for key, value in line.items() if key.endswith("_ms")}
+        assert max(stages, key=stages.__getitem__) == "total_ms"
+
+
 def test_a_rebuild_says_when_it_begins_and_how_it_ends(server, client, collection):
     client.insert(picture(1), collection=collection)
     with logged(server) as logs:

@@ -17,7 +17,7 @@ from servers import ServerThread
 LIMIT = 4 * 1024 * 1024
 MASK = FieldMask(paths=["thumbnail", "embedding"])
 IDS = [f"{number:04}".ljust(128, "x") for number in range(1000)]
-NOISY = 100
+NOISY = 75
 """The first of them have the largest thumbnails."""
 
 
@@ -88,8 +88,8 @@ def test_as_many_ids_as_may_be_asked_for(stub):
 
 
 def test_hits_with_thumbnails_and_embeddings(stub):
-    options = pb.SearchOptions(top_k=100, read_mask=MASK, filter="width > 8")
+    options = pb.SearchOptions(top_k=75, read_mask=MASK, filter="width > 8")
     found = stub.SearchByText(pb.SearchByTextRequest(collection="c" * 63, text="a cat", options=options))
-    assert len(found.hits) == 100
+    assert len(found.hits) == 75
     assert all(hit.image.thumbnail and hit.image.embedding.values for hit in found.hits)
-    assert 2 * 1024 * 1024 < found.ByteSize() < LIMIT
+    assert 3 * 512 * 1024 < found.ByteSize() < LIMIT

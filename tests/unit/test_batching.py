@@ -175,6 +175,35 @@ async def test_waiting_and_running_are_timed():
     assert set(call.seconds) == {Stage.QUEUE, Stage.INDEX}
 
 
+async def test_a_stage_of_many_items_is_the_time_in_which_one_of_them_was_in_it(clock, runner):
+    batcher, call = make(runner, max_batch=2), Call()
+    items = submit_all(batcher, range(6), call)
+    for _ in range(3):
+        await runner.busy.wait()
+        runner.busy.clear()
+        clock.now += 10.0
+        runner.free(1)
+    await asyncio.gather(*items)
+    clock.now += 5.0
+    assert call.elapsed == 35.0
+    assert call.seconds == {Stage.QUEUE: 20.0, Stage.INFERENCE: 30.0}
+
+
+async def test_what_waits_still_is_told_and_what_was_dropped_waits_no_more(clock, runner):
+    batcher, call = make(runner, max_batch=1), Call(deadline=1015.0)
+    running, waiting = submit_all(batcher, ["a", "b"], call)
+    await runner.busy.wait()
+    clock.now += 10.0
+    assert call.seconds == {Stage.QUEUE: 10.0, Stage.INFERENCE: 10.0}
+    clock.now += 10.0
+    runner.free()
+    await running
+    with pytest.raises(DeadlineExceeded):
+        await waiting
+    clock.now += 10.0
+    assert call.seconds == {Stage.QUEUE: 20.0, Stage.INFERENCE: 20.0}
+
+
 async def test_closing_finishes_what_waits_and_takes_nothing_new(runner):
     batcher = make(runner)
     tasks = submit_all(batcher, ["a", "b", "c", "d", "e"])

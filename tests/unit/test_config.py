@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from clipseek.v1 import embedding_service_pb2
+from clipseek_server import config
 from clipseek_server.config import Settings, load_settings, settings_as_toml
+from clipseek_server.images import thumbnails
+from clipseek_server.rpc import convert
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +46,12 @@ def test_bad_addresses(address):
         (["--milvus-uri", "http://m:1", "--milvus-tls-ca", "ca.pem"], "https://"),
         (["--milvus-uri", "https://m:1", "--milvus-tls-ca", "/nope.pem"], "no file /nope.pem"),
         (["--ivf-nlist", "8", "--ivf-nprobe", "9"], "ivf_nprobe"),
-        (["--max-metadata-bytes", "30000"], "4 MB"),
+        (["--max-metadata-bytes", "3171"], "max_page_size.* 4 MB"),
+        (["--max-top-k-with-mask", "81"], "max_top_k_with_mask.* 4 MB"),
+        (["--max-batch-items", "255"], "max_batch_items.* 4 MB"),
+        (["--bulk-window", "2000"], "bulk_window.* 4 MB"),
         (["--max-image-bytes", "40000000"], "max_message_bytes"),
+        (["--max-image-bytes", "33554432"], "max_message_bytes"),
         (["--max-message-bytes", "200000000", "--max-image-bytes", "1000000"], "max_bytes_in_flight"),
         (["--bundles", ""], "at least one"),
     ],
@@ -50,6 +59,20 @@ def test_bad_addresses(address):
 def test_settings_that_do_not_fit_together(arguments, reason):
     with pytest.raises(ValidationError, match=reason):
         load(*arguments)
+
+
+def test_the_largest_limits_that_fit():
+    assert load("--max-metadata-bytes", "3170").max_metadata_bytes == 3170
+    settings = load("--max-top-k-with-mask", "80", "--max-batch-items", "254", "--bulk-window", "1700")
+    assert (settings.max_top_k_with_mask, settings.max_batch_items, settings.bulk_window) == (80, 254, 1700)
+
+
+def test_what_the_largest_parts_of_an_answer_are():
+    """The settings import nothing of the rooms that make them."""
+    assert config._THUMBNAIL_BYTES == thumbnails.MAX_BYTES
+    embedding = convert.embedding(np.ones(config._DIMENSIONS, np.float32), "0" * 64)
+    result = embedding_service_pb2.EmbedTextResult(embedding=embedding, text_truncated=True)
+    assert embedding_service_pb2.EmbedTextResponse(results=[result]).ByteSize() <= config._EMBEDDING_BYTES
 
 
 def test_the_first_that_is_given_wins(monkeypatch, tmp_path):
@@ -72,6 +95,14 @@ def test_what_is_printed_can_be_read_again(tmp_path):
     file.write_text(text)
     again = load("--config", str(file), "--milvus-password", "secret")
     assert again.model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize("uri", ["http://root:pa55w0rd@m:1", "https://root:pa55/w0rd@m:1", "http://pa55w0rd@m:1"])
+def test_a_password_in_an_address_is_not_printed(uri):
+    text = settings_as_toml(load("--milvus-uri", uri))
+    assert "pa55" not in text
+    assert "w0rd" not in text
+    assert "# milvus_uri is set and not shown\n" in text
 
 
 def test_a_misspelt_variable_is_named(monkeypatch, capsys):

@@ -192,7 +192,7 @@ class Images(Connection):
         Args:
             collection: What to list; empty means ``default``.
             filter: Only pictures that it holds for.
-            page_size: How many to fetch at a time; 0 means 100.
+            page_size: How many to fetch at a time; 0 means 100, or the server's limit where that is lower.
             with_thumbnails: Whether the images carry their thumbnails.
             with_embeddings: Whether the images carry their embeddings.
             consistency: How fresh the answer must be.

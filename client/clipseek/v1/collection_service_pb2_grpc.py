@@ -79,7 +79,8 @@ class CollectionServiceServicer:
 
     def CreateCollection(self, request, context):
         """CreateCollection makes an empty collection. Inserting does so too; this one chooses the model.
-        ALREADY_EXISTS: there is one of that name. NOT_FOUND: the model is not loaded.
+        ALREADY_EXISTS: there is one of that name, also while it is rebuilt. NOT_FOUND: the model is not loaded.
+        UNAVAILABLE, COLLECTION_HELD: one of that name is being deleted; wait as RetryInfo says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,7 +102,8 @@ class CollectionServiceServicer:
 
     def DeleteCollection(self, request, context):
         """DeleteCollection drops a collection with all its pictures. This cannot be undone.
-        NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt; wait as RetryInfo says.
+        NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt or deleted already; wait as
+        RetryInfo says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

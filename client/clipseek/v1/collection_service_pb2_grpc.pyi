@@ -44,7 +44,8 @@ class CollectionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CollectionServiceAsyncStub: ...
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.CreateCollectionRequest, _collection_service_pb2.CreateCollectionResponse]
     """CreateCollection makes an empty collection. Inserting does so too; this one chooses the model.
-    ALREADY_EXISTS: there is one of that name. NOT_FOUND: the model is not loaded.
+    ALREADY_EXISTS: there is one of that name, also while it is rebuilt. NOT_FOUND: the model is not loaded.
+    UNAVAILABLE, COLLECTION_HELD: one of that name is being deleted; wait as RetryInfo says.
     """
     GetCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionRequest, _collection_service_pb2.GetCollectionResponse]
     """GetCollection shows one collection. NOT_FOUND: there is none of that name."""
@@ -52,7 +53,8 @@ class CollectionServiceStub:
     """ListCollections pages through the collections in the order of their names."""
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteCollectionRequest, _collection_service_pb2.DeleteCollectionResponse]
     """DeleteCollection drops a collection with all its pictures. This cannot be undone.
-    NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt; wait as RetryInfo says.
+    NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt or deleted already; wait as
+    RetryInfo says.
     """
 
 @_typing.type_check_only
@@ -71,7 +73,8 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.CreateCollectionRequest, _collection_service_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """CreateCollection makes an empty collection. Inserting does so too; this one chooses the model.
-    ALREADY_EXISTS: there is one of that name. NOT_FOUND: the model is not loaded.
+    ALREADY_EXISTS: there is one of that name, also while it is rebuilt. NOT_FOUND: the model is not loaded.
+    UNAVAILABLE, COLLECTION_HELD: one of that name is being deleted; wait as RetryInfo says.
     """
     GetCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionRequest, _collection_service_pb2.GetCollectionResponse]  # type: ignore[assignment]
     """GetCollection shows one collection. NOT_FOUND: there is none of that name."""
@@ -79,7 +82,8 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     """ListCollections pages through the collections in the order of their names."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteCollectionRequest, _collection_service_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
     """DeleteCollection drops a collection with all its pictures. This cannot be undone.
-    NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt; wait as RetryInfo says.
+    NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt or deleted already; wait as
+    RetryInfo says.
     """
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,7 +105,8 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_service_pb2.CreateCollectionResponse, _abc.Awaitable[_collection_service_pb2.CreateCollectionResponse]]:
         """CreateCollection makes an empty collection. Inserting does so too; this one chooses the model.
-        ALREADY_EXISTS: there is one of that name. NOT_FOUND: the model is not loaded.
+        ALREADY_EXISTS: there is one of that name, also while it is rebuilt. NOT_FOUND: the model is not loaded.
+        UNAVAILABLE, COLLECTION_HELD: one of that name is being deleted; wait as RetryInfo says.
         """
 
     @_abc_1.abstractmethod
@@ -127,7 +132,8 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_service_pb2.DeleteCollectionResponse, _abc.Awaitable[_collection_service_pb2.DeleteCollectionResponse]]:
         """DeleteCollection drops a collection with all its pictures. This cannot be undone.
-        NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt; wait as RetryInfo says.
+        NOT_FOUND: there is none of that name. UNAVAILABLE, COLLECTION_HELD: it is being rebuilt or deleted already; wait as
+        RetryInfo says.
         """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -61,7 +61,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IMAGE_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 16
     """UNAVAILABLE: the image store does not answer or is full. Retry with backoff; tell the operator."""
     ERROR_REASON_COLLECTION_HELD: _ErrorReason.ValueType  # 17
-    """UNAVAILABLE: writes to the collection are held while it is rebuilt. Retry as RetryInfo says."""
+    """UNAVAILABLE: writes to the collection are held while it is rebuilt or deleted. Retry as RetryInfo says."""
     ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 18
     """UNAVAILABLE: the server is starting or shutting down. Retry, possibly elsewhere."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
@@ -110,7 +110,7 @@ ERROR_REASON_INDEX_UNAVAILABLE: ErrorReason.ValueType  # 15
 ERROR_REASON_IMAGE_STORE_UNAVAILABLE: ErrorReason.ValueType  # 16
 """UNAVAILABLE: the image store does not answer or is full. Retry with backoff; tell the operator."""
 ERROR_REASON_COLLECTION_HELD: ErrorReason.ValueType  # 17
-"""UNAVAILABLE: writes to the collection are held while it is rebuilt. Retry as RetryInfo says."""
+"""UNAVAILABLE: writes to the collection are held while it is rebuilt or deleted. Retry as RetryInfo says."""
 ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 18
 """UNAVAILABLE: the server is starting or shutting down. Retry, possibly elsewhere."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19

@@ -273,7 +273,9 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
-    """Timing says where the time of one call went on the server. Stages can overlap, so they need not add up to the total."""
+    """Timing says where the time of one call went on the server. Each stage is the time in which at least one item of the
+    call was in it, so none is longer than the total. Stages can overlap, so they need not add up to it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

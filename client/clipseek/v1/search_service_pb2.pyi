@@ -202,7 +202,9 @@ class BulkInsertItem(_message.Message):
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Chosen by the caller to match the result; use each number once a stream."""
+    """Chosen by the caller to match the result; use each number once a stream. The server does not check that: both items
+    are taken, and their results look alike.
+    """
     image_data: _builtins.bytes
     """As in InsertRequest."""
     image_id: _builtins.str
@@ -904,7 +906,7 @@ class ListImagesRequest(_message.Message):
     filter: _builtins.str
     """Only pictures that the filter holds for; empty means all. See SearchService."""
     page_size: _builtins.int
-    """At most how many; 0 means 100; GetServerInfo has the limit."""
+    """At most how many; 0 means 100, or the limit where that is lower. GetServerInfo has the limits."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty means the first page."""
     consistency: _image_pb2.Consistency.ValueType

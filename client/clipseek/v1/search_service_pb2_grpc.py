@@ -150,7 +150,7 @@ class SearchServiceServicer:
         it stays, empty, when the picture is then refused.
         ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
         FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
-        UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
+        UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt or deleted; wait as RetryInfo says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,8 +239,8 @@ class SearchServiceServicer:
 
     def DownloadImage(self, request, context):
         """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-        NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
-        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
+        NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing or damaged; insert the
+        picture again. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,7 @@ class SearchServiceStub:
     it stays, empty, when the picture is then refused.
     ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
     FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
-    UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
+    UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt or deleted; wait as RetryInfo says.
     """
     BulkInsert: _grpc.StreamStreamMultiCallable[_search_service_pb2.BulkInsertRequest, _search_service_pb2.BulkInsertResponse]
     """BulkInsert is Insert for many pictures. The first message is the config, all others are batches. Results come as
@@ -113,8 +113,8 @@ class SearchServiceStub:
     """
     DownloadImage: _grpc.UnaryStreamMultiCallable[_search_service_pb2.DownloadImageRequest, _search_service_pb2.DownloadImageResponse]
     """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-    NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
-    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
+    NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing or damaged; insert the
+    picture again. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
     """
 
 @_typing.type_check_only
@@ -154,7 +154,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     it stays, empty, when the picture is then refused.
     ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
     FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
-    UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
+    UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt or deleted; wait as RetryInfo says.
     """
     BulkInsert: _aio.StreamStreamMultiCallable[_search_service_pb2.BulkInsertRequest, _search_service_pb2.BulkInsertResponse]  # type: ignore[assignment]
     """BulkInsert is Insert for many pictures. The first message is the config, all others are batches. Results come as
@@ -202,8 +202,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """
     DownloadImage: _aio.UnaryStreamMultiCallable[_search_service_pb2.DownloadImageRequest, _search_service_pb2.DownloadImageResponse]  # type: ignore[assignment]
     """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-    NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
-    UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
+    NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing or damaged; insert the
+    picture again. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -246,7 +246,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         it stays, empty, when the picture is then refused.
         ALREADY_EXISTS: on_exists is FAIL and the id is taken; compare `content_sha256` in the error's metadata.
         FAILED_PRECONDITION: the collection belongs to a model that this server has not loaded.
-        UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt; wait as RetryInfo says.
+        UNAVAILABLE, COLLECTION_HELD: the collection is being rebuilt or deleted; wait as RetryInfo says.
         """
 
     @_abc_1.abstractmethod
@@ -354,8 +354,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_service_pb2.DownloadImageResponse], _abc.AsyncIterator[_search_service_pb2.DownloadImageResponse]]:
         """DownloadImage streams a picture's original bytes: a header, then chunks of at most 1 MiB.
-        NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing; insert the picture again.
-        UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
+        NOT_FOUND: no collection or no picture of that name. DATA_LOSS: the bytes are missing or damaged; insert the
+        picture again. UNAVAILABLE, IMAGE_STORE_UNAVAILABLE: the bytes cannot be read now.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -111,12 +111,17 @@ class Collections:
         Raises:
             CollectionExists: There is one of that name.
             ModelNotFound: The model is not loaded.
+            CollectionHeld: The one of that name is being dropped.
         """
         model = self.models.named(model_name)
+        with suppress(CollectionNotFound):
+            # Before its writes are asked for: one that is rebuilt is there all the time.
+            await self._index.open(name)
+            raise _exists(name)
         async with self.gates.writing(name):
             collection, made = await self._make(name, model)
         if not made:
-            raise CollectionExists(f"collection {name!r} exists already", field="collection", collection=name)
+            raise _exists(name)
         return await self._view(collection, call)
 
     async def describe(self, name: str, call: Call) -> CollectionView:
@@ -168,3 +173,7 @@ class Collections:
         if await self._store.size(mark) is None:
             with suppress(FileExistsError):  # another server drops it too
                 await self._store.put(mark, b"")
+
+
+def _exists(name: str) -> CollectionExists:
+    return CollectionExists(f"collection {name!r} exists already", field="collection", collection=name)

@@ -83,10 +83,7 @@ class WriteGates:
         Raises:
             CollectionHeld: Writes are held.
         """
-        if name in self._held:
-            raise CollectionHeld(
-                f"writes to collection {name!r} are held while it is rebuilt; retry later", collection=name
-            )
+        self._check_free(name)
         self._writers[name] = self._writers.get(name, 0) + 1
         try:
             yield
@@ -104,8 +101,7 @@ class WriteGates:
         Raises:
             CollectionHeld: Somebody else holds them.
         """
-        if name in self._held:
-            raise CollectionHeld(f"collection {name!r} is being rebuilt or dropped; retry later", collection=name)
+        self._check_free(name)
         self._held[name] = idle = asyncio.Event()
         if name not in self._writers:
             idle.set()
@@ -114,3 +110,10 @@ class WriteGates:
             yield
         finally:
             del self._held[name]
+
+    def _check_free(self, name: str) -> None:
+        if name in self._held:
+            raise CollectionHeld(
+                f"collection {name!r} is being rebuilt or deleted, and takes no writes meanwhile; retry later",
+                collection=name,
+            )

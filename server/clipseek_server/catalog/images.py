@@ -14,7 +14,7 @@ from clipseek_server.catalog.views import NOTHING_MORE, ImageView, ReadMask, ima
 from clipseek_server.errors import ImageDamaged, InvalidField
 from clipseek_server.index.filters import fingerprint, parse_filter
 from clipseek_server.index.records import Row, now_micros
-from clipseek_server.telemetry import Call, Stage
+from clipseek_server.telemetry import Call
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -118,8 +118,7 @@ class Images:
 
         async def read(index: CollectionIndex) -> tuple[list[ImageView], str]:
             after = PagePosition.parse(token, uid=index.info.uid, filter_mark=mark).after if token else ""
-            with call.stage(Stage.INDEX):
-                records = await index.page(after, page_size + 1, call, filter=condition, strong=strong)
+            records = await index.page(after, page_size + 1, call, filter=condition, strong=strong)
             page = records[:page_size]
             more = len(records) > page_size
             next_token = PagePosition(page[-1].image_id, index.info.uid, mark).format() if more else ""
@@ -134,12 +133,14 @@ class Images:
 
         Raises:
             ImageNotFound: There is none of that id.
-            ImageDamaged: The bytes cannot be read.
+            ImageDamaged: The bytes are missing, or not as many as they were.
         """
         image = await self.get_one(collection, image_id, NOTHING_MORE, call, strong=strong)
-        if await self._store.size(image.record.blob_key) is None:
+        size = await self._store.size(image.record.blob_key)
+        if size != image.record.size_bytes:
+            lost = "missing" if size is None else f"damaged ({size} instead of {image.record.size_bytes})"
             raise ImageDamaged(
-                f"the bytes of image {image_id!r} are missing; insert it again to mend it", image_id=image_id
+                f"the bytes of image {image_id!r} are {lost}; insert it again to mend it", image_id=image_id
             )
         return image, self._store.chunks(image.record.blob_key, CHUNK_BYTES)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from clipseek_server.errors import InvalidField
+from clipseek_server.index.records import IMAGE_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class PagePosition:
     """The end of a page.
 
     Attributes:
-        after: The last id or name of the page.
+        after: The last id or name of the page; a name matches ``IMAGE_ID`` too.
         uid: The collection listed; empty for the list of collections.
         filter_mark: The fingerprint of the filter; empty without one.
     """
@@ -39,7 +40,8 @@ class PagePosition:
             parts = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
         except (ValueError, binascii.Error, RecursionError):
             parts = None
-        if not (isinstance(parts, list) and len(parts) == 3 and all(isinstance(part, str) for part in parts)):
+        texts = isinstance(parts, list) and len(parts) == 3 and all(isinstance(part, str) for part in parts)
+        if not texts or not IMAGE_ID.fullmatch(parts[0]):
             raise InvalidField("not a page token; send next_page_token as it came", field="page_token")
         position = cls(*parts)
         if position.uid != uid:

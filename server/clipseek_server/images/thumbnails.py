@@ -8,7 +8,7 @@ MAX_SIDE = 256
 """Longest side of a thumbnail in pixels."""
 
 MAX_BYTES = 32 * 1024
-"""Largest thumbnail; a response with a hundred of them stays below gRPC's 4 MB."""
+"""Largest thumbnail; a response with 75 of them, and the embeddings, stays below gRPC's 4 MB."""
 
 _QUALITIES = (80, 60, 40, 20)
 

@@ -141,7 +141,9 @@ class _Stream:
             task.add_done_callback(finished)
 
     async def _insert(self, item: pb.BulkInsertItem, collection: str, on_exists: OnExists) -> None:
-        call = replace(self._call, deadline=self._item_deadline(), started=time.monotonic(), seconds={})
+        call = replace(
+            self._call, deadline=self._item_deadline(), started=time.monotonic()
+        )  # its stages are the stream's
         result = pb.BulkInsertResult(sequence=item.sequence)
         try:
             new = NewImage(
@@ -157,8 +159,6 @@ class _Stream:
             result.success.image_id = inserted.record.image_id
             result.success.outcome = convert.OUTCOMES[inserted.outcome]
             call.items[inserted.outcome.name] += 1
-        for stage, seconds in call.seconds.items():
-            self._call.spent(stage, seconds)
         self._results.put_nowait(result)
 
     def _item_deadline(self) -> float:

@@ -52,7 +52,7 @@ async def test_holding_waits_for_writers_and_refuses_new_ones():
     await asyncio.sleep(0)
     holder = asyncio.create_task(hold())
     await asyncio.sleep(0)
-    with pytest.raises(CollectionHeld):
+    with pytest.raises(CollectionHeld, match="rebuilt or deleted"):
         async with gates.writing("c"):
             pass
     with pytest.raises(CollectionHeld):

@@ -19,8 +19,11 @@ async def test_many_are_converted_beside_the_event_loop(number):
 
 
 def test_every_stage_is_told():
-    call = Call(seconds={stage: 1.5 + number for number, stage in enumerate(Stage)})
+    call = Call()
+    for number, stage in enumerate(Stage):
+        call.stages.enter(stage, 0.0)
+        call.stages.leave(stage, 1.5 + number)
     timing = convert.timing(call)
     told = {field.name: value.ToTimedelta().total_seconds() for field, value in timing.ListFields()}
     assert told.pop("total") > 0
-    assert told == {stage.value: seconds for stage, seconds in call.seconds.items()}
+    assert told == {stage.value: 1.5 + number for number, stage in enumerate(Stage)}
