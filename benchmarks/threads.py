@@ -12,17 +12,20 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from clipseek_server import cores
+
 ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "each tower N threads": {"shared": False, "threads": 0, "spin": False},
+    "the same, pictures give way": {"shared": False, "threads": 0, "spin": False, "give_way": True},
     "each tower N threads, spinning": {"shared": False, "threads": 0, "spin": True},
     "one pool of N threads": {"shared": True, "threads": 0, "spin": False},
     "each tower 1 thread": {"shared": False, "threads": 1, "spin": False},
@@ -77,22 +80,23 @@ def measure(bundle: Path, arrangement: str, batch: int, seconds: float) -> dict[
     texts(time.monotonic() + 0.5), pictures(time.monotonic() + 0.5)
     alone = texts(time.monotonic() + seconds / 2)
     pictures_alone = pictures(time.monotonic() + seconds / 2)
-    rates: list[float] = []
     end = time.monotonic() + seconds
-    thread = threading.Thread(target=lambda: rates.append(pictures(end)))
-    thread.start()
-    beside = texts(end)
-    thread.join()
+    behind = cores.give_way if ARRANGEMENTS[arrangement].get("give_way") else None
+    with ThreadPoolExecutor(1, initializer=behind) as thread:
+        rate = thread.submit(pictures, end)
+        beside = texts(end)
     return {
         "text p50 ms": float(np.percentile(alone, 50)),
         "pictures/s": pictures_alone,
         "both: text p50 ms": float(np.percentile(beside, 50)),
         "both: text p99 ms": float(np.percentile(beside, 99)),
-        "both: pictures/s": rates[0],
+        "both: pictures/s": rate.result(),
     }
 
 
-def _sessions(bundle: Path, *, shared: bool, threads: int, spin: bool) -> list[ort.InferenceSession]:
+def _sessions(
+    bundle: Path, *, shared: bool, threads: int, spin: bool, give_way: bool = False
+) -> list[ort.InferenceSession]:
     count = threads or len(os.sched_getaffinity(0))
     if shared:
         ort.set_global_thread_pool_sizes(count, 1)
@@ -104,7 +108,12 @@ def _sessions(bundle: Path, *, shared: bool, threads: int, spin: bool) -> list[o
             options.intra_op_num_threads = count
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-        sessions.append(ort.InferenceSession(bundle / f"{tower}.onnx", options, ["CPUExecutionProvider"]))
+        behind = cores.give_way if give_way and tower == "vision" else None
+        with ThreadPoolExecutor(1, initializer=behind) as thread:
+            opened = thread.submit(
+                ort.InferenceSession, bundle / f"{tower}.onnx", options, providers=["CPUExecutionProvider"]
+            )
+        sessions.append(opened.result())
     return sessions
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from PIL import Image
 
 from clipseek_server.batching import Batcher
+from clipseek_server.cores import give_way
 from clipseek_server.encoding.bundle import PixelSpec
 from clipseek_server.encoding.pictures import DecodedPicture, decode_picture
 from clipseek_server.telemetry import Call, Stage
@@ -28,7 +29,7 @@ class DecodePool:
 
     def __init__(self, threads: int, *, max_pixels: int, max_queue: int) -> None:
         self._max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=give_way)
         self._queue: Batcher[Callable[[], DecodedPicture], DecodedPicture] = Batcher(
             "picture decoding", self._run, max_batch=1, max_queue=max_queue, stage=Stage.DECODE, workers=threads
         )

@@ -13,6 +13,7 @@ from PIL import Image
 from clipseek_server import metrics, telemetry
 from clipseek_server.batching import Batcher
 from clipseek_server.config import Settings
+from clipseek_server.cores import give_way
 from clipseek_server.encoding.bundle import (
     TEXT_FILE,
     TOKENIZER_FILE,
@@ -70,7 +71,12 @@ class LoadedModel:
         self._thumbnail = thumbnail
         self._text_cache = TextCache(settings.text_cache)
         self._vision_tower = _Tower(
-            "picture tower", self._run_vision, settings, max_batch=settings.vision_batch, weigh=lambda _: 1.0
+            "picture tower",
+            self._run_vision,
+            settings,
+            max_batch=settings.vision_batch,
+            weigh=lambda _: 1.0,
+            prepare_thread=give_way,
         )
         self._text_tower = _Tower(
             "text tower",
@@ -98,7 +104,8 @@ class LoadedModel:
         """
         manifest = read_manifest(folder)
         verify_files(folder, manifest)
-        vision = GraphSession(folder / VISION_FILE, settings.providers, settings.cores)
+        with ThreadPoolExecutor(1, initializer=give_way) as thread:  # those of ONNX Runtime take after it
+            vision = thread.submit(GraphSession, folder / VISION_FILE, settings.providers, settings.cores).result()
         text = GraphSession(folder / TEXT_FILE, settings.providers, settings.cores)
         tokenizer = TextTokenizer(folder / TOKENIZER_FILE, manifest.text)
         model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
@@ -231,10 +238,11 @@ class _Tower(Generic[Item]):
         max_batch: int,
         weigh: Callable[[Item], float],
         may_join: Callable[[Sequence[Item], Item], bool] | None = None,
+        prepare_thread: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name.replace(" ", "-"))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name.replace(" ", "-"), initializer=prepare_thread)
         self._batcher: Batcher[Item, Vector] = Batcher(
             name,
             self._run_on_thread,

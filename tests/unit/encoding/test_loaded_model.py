@@ -2,7 +2,10 @@ import asyncio
 import io
 import json
 import math
+import os
 import shutil
+import sys
+import threading
 import time
 
 import numpy as np
@@ -55,6 +58,17 @@ def encoded(image, format="PNG"):
     file = io.BytesIO()
     image.save(file, format)
     return file.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities for threads")
+async def test_pictures_give_way_to_texts(model):
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    of_pictures, of_texts = (
+        tower._thread.submit(niceness).result() for tower in (model._vision_tower, model._text_tower)
+    )
+    assert of_texts == niceness() < of_pictures
 
 
 async def test_jpegs_are_reduced_as_far_as_the_bundle_says(model):
