@@ -11,6 +11,7 @@ import typer
 
 from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, UnavailableError
 from clipseek.cli.output import Output
+from clipseek.requests import is_text
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 FAILED, USAGE, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 130
@@ -132,11 +133,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refuse_other_than_text(values: Iterable[object]) -> None:
-    """Bytes that are not UTF-8 come as lone surrogates. Paths may hold them; the contract's strings may not."""
+    """Paths may hold bytes that are not UTF-8; the contract's strings may not."""
     for value in values:
         if isinstance(value, list):
             _refuse_other_than_text(value)
-        elif isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        elif isinstance(value, str) and not is_text(value):
             _stop(f"this argument is not UTF-8 text: {value}", USAGE)
 
 
