@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
@@ -42,6 +43,17 @@ RootServer = Annotated[
 Server = Annotated[str | None, typer.Option("--server", "-s", help=_SERVER_HELP, rich_help_panel=_PANEL)]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(installed("clipseek"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+]
+
+
 @dataclass(frozen=True)
 class Session:
     """Where a command goes, and how it prints."""
@@ -76,6 +88,7 @@ def root(
     timeout: Timeout = None,
     collection: CollectionName = None,
     json: Json = False,
+    version: Version = False,
 ) -> None:
     """Options given before the command."""
     context.obj = Session().over(server, timeout, collection, json=json)
