@@ -9,12 +9,17 @@ FROM ${PYTHON_IMAGE} AS build
 ARG EXTRA=server
 WORKDIR /src
 RUN python -m venv /opt/clipseek
-COPY requirements-${EXTRA}.lock ./requirements.lock
-RUN /opt/clipseek/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY requirements-${EXTRA}.lock ./
+RUN /opt/clipseek/bin/pip install --no-cache-dir --require-hashes -r requirements-${EXTRA}.lock
+# What builds the package is locked too, and stays behind in this stage.
+COPY requirements.lock ./
+RUN sed -n '/^setuptools==/,/[^\\]$/p' requirements.lock > setuptools.lock \
+    && pip install --no-cache-dir --require-hashes -r setuptools.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
-RUN /opt/clipseek/bin/pip install --no-cache-dir --no-deps .
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
+    && /opt/clipseek/bin/pip install --no-cache-dir --no-deps wheels/*.whl
 
 FROM ${PYTHON_IMAGE}
 # A new volume at /data takes over this folder's owner.

@@ -21,10 +21,12 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from clipseek import Client, InsertItem, SearchResult
+from clipseek.cli.files import Found, find, readable
+from clipseek.cli.output import clean
 from clipseek.gallery import Section, gallery_html
-from clipseek.pictures import sniff
 from local_server import check_address, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,8 +91,10 @@ def main() -> None:
     console.print("[bold]Server[/] starting; its log is", shown(data / "server.log"))
     with serving(arguments.listen, data, arguments.bundle) as server, Client(arguments.listen) as client:
         model = client.info().models[0]
-        console.print(f"[bold]Model[/] {model.name}: {model.description}")
+        console.print("[bold]Model[/]", clean(f"{model.name}: {model.description}"))
         ids = import_pictures(client, pictures, folder)
+        if not ids:
+            raise SystemExit(f"None of the pictures in {folder} could be imported.")
         queries = guesses(ids) if arguments.pictures else known_queries(ids, folder)
         answers = [(query, query.search(client)) for query in queries]
         print_answers(answers)
@@ -99,7 +103,7 @@ def main() -> None:
 
         failed = [query.title for query, result in answers if not query.satisfied(result)]
         if failed:
-            console.print(f"[bold red]Not found first:[/] {', '.join(failed)}")
+            console.print("[bold red]Not found first:[/]", clean(", ".join(failed)))
         else:
             console.print("[bold green]Every search with a known answer found it.[/]")
         if arguments.stay:
@@ -131,16 +135,11 @@ def photographs() -> Path:
     return Path(package.origin).parent / "data"
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """All files below a folder that begin like a picture."""
+def find_pictures(folder: Path) -> list[Found]:
+    """What ``clipseek insert`` takes of a folder: files that begin like a picture, and what cannot be read."""
     if not folder.is_dir():
         raise SystemExit(f"{folder}: " + ("not a folder." if folder.exists() else "no such folder."))
-    pictures = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                if sniff(file.read(32)):
-                    pictures.append(path)
+    pictures = [file for file in find([folder]) if file.picture]
     if not pictures:
         raise SystemExit(f"No pictures in {folder}.")
     return pictures
@@ -176,19 +175,20 @@ def demo_name(bundle: Path, pictures: Path) -> str:
     return f"demo-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def import_pictures(client: Client, pictures: Sequence[Path], folder: Path) -> dict[Path, str]:
+def import_pictures(client: Client, pictures: Sequence[Found], folder: Path) -> dict[Path, str]:
     """Store the pictures and return their ids; those that are there already cost nothing."""
-    items = (InsertItem(path, metadata={"file": str(path.relative_to(folder))}) for path in pictures)
+    items = (InsertItem(picture.path, metadata={"file": picture.name}) for picture in pictures)
     results = client.insert_many(items, on_exists="keep")
     ids, outcomes = {}, Counter[str]()
     for result in track(results, "importing", total=len(pictures), console=console, transient=True):
+        picture = pictures[result.index]
         if result.error:
-            console.print("[yellow]Skipped[/]", pictures[result.index].relative_to(folder), f"({result.error})")
+            console.print("[yellow]Skipped[/]", clean(f"{picture.name} ({result.error})"), soft_wrap=True)
         else:
-            ids[pictures[result.index]] = result.image_id
+            ids[picture.path] = result.image_id
             outcomes[result.outcome] += 1
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-    console.print(f"[bold]Import[/] {counts}, from", shown(folder))
+    console.print(f"[bold]Import[/] {counts or 'nothing'}, from", shown(folder))
     return ids
 
 
@@ -204,7 +204,7 @@ def known_queries(ids: dict[Path, str], folder: Path) -> list[Query]:
 def guesses(ids: dict[Path, str]) -> list[Query]:
     """Queries for unknown pictures: sentences, and four of the pictures, which must find themselves."""
     few = sorted(ids)[:: max(1, len(ids) // 4)][:4]
-    likes = [Query(f"like {path.name}", picture=path, expected=frozenset({ids[path]})) for path in few]
+    likes = [Query(f"like {readable(Path(path.name))}", picture=path, expected=frozenset({ids[path]})) for path in few]
     return [*map(Query, SENTENCES), *likes]
 
 
@@ -215,7 +215,8 @@ def print_answers(answers: Sequence[tuple[Query, SearchResult]]) -> None:
         mark = "" if not query.expected else "[green]✓[/]" if query.satisfied(result) else "[red]✗[/]"
         first, *rest = [str(hit.image.metadata.get("file", hit.image_id)) for hit in result]
         milliseconds = f"{result.timing.total * 1000:.0f}"
-        table.add_row(mark, query.title, first, f"{result[0].score:.3f}", ", ".join(rest[:2]), milliseconds)
+        then = ", ".join(rest[:2])
+        table.add_row(mark, clean(query.title), clean(first), f"{result[0].score:.3f}", clean(then), milliseconds)
     console.print(table)
 
 
@@ -245,9 +246,9 @@ def stay(server: "subprocess.Popen[bytes]", listen: str) -> None:
         raise SystemExit(f"the server ended with exit code {server.returncode}")
 
 
-def shown(path: Path) -> Path:
+def shown(path: Path) -> Text:
     """A path as short as people want to read it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return clean(readable(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main() -> None:
                 f"{CPU_INDEX} is out of reach, and the torch that pip finds elsewhere brings {len(cuda)} CUDA packages "
                 f"({', '.join(cuda[:3])}, ...), about 3 GB.\n"
                 f"Either install a CPU wheel of {arguments.requirement} into this environment by hand, or accept them "
-                "with `make TORCH_FLAGS=--allow-cuda`."
+                "with `make install TORCH_FLAGS=--allow-cuda`."
             )
     else:
         install += ["--no-deps"]

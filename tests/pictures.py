@@ -1,6 +1,8 @@
 """Pictures for tests: small, different from each other, and real files."""
 
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,3 +32,20 @@ def large_picture(minimum_bytes: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG", compress_level=0)
     return file.getvalue()
+
+
+def out_of_reach(folder: Path) -> tuple[Path, Path]:
+    """A picture and a folder below it that not even root can open by their paths: they are too long."""
+    name, path = "x" * 200, folder
+    here = os.open(path, os.O_RDONLY)
+    while True:
+        os.mkdir(name, dir_fd=here)
+        if len(os.fsencode(path / name)) >= os.pathconf(folder, "PC_PATH_MAX"):
+            break
+        path /= name
+        outer, here = here, os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(outer)
+    with open(f"{name}.png", "xb", opener=lambda file, flags: os.open(file, flags, dir_fd=here)) as file:
+        file.write(picture(0))
+    os.close(here)
+    return path / f"{name}.png", path / name

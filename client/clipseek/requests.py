@@ -1,9 +1,10 @@
 """What callers give, as messages of the contract."""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
@@ -18,8 +19,13 @@ OnExists: TypeAlias = Literal["replace", "keep", "fail"]
 Effort: TypeAlias = Literal["fast", "thorough", "exact"]
 Consistency: TypeAlias = Literal["bounded", "strong"]
 
+Fields = ParamSpec("Fields")
+Message = TypeVar("Message")
+
 # Larger ones do not survive JSON's numbers.
 _LARGEST_INT = 2**53
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_TEXT = "holds a lone surrogate, so it is no Unicode text"
 
 
 @dataclass(frozen=True)
@@ -66,31 +72,53 @@ class Term:
     @classmethod
     def embedding(cls, values: Iterable[float], weight: float | None = None, *, space_id: str = "") -> "Term":
         """A vector of the collection's space; with a ``space_id`` the server checks that."""
-        return cls("embedding", image_pb2.Embedding(values=list(values), space_id=space_id), weight)
+        return cls("embedding", build(image_pb2.Embedding, values=list(values), space_id=space_id), weight)
+
+
+def build(kind: Callable[Fields, Message], *none: Fields.args, **fields: Fields.kwargs) -> Message:
+    """A message with these fields.
+
+    Raises:
+        InvalidArgumentError: A string is no Unicode text.
+    """
+    try:
+        return kind(*none, **fields)
+    except UnicodeEncodeError as error:
+        # It has the string, but not the field that the string was for.
+        field = next(
+            name
+            for name, value in fields.items()
+            if error.object == value or (isinstance(value, list | tuple) and error.object in value)
+        )
+        raise InvalidArgumentError(f"{field} {_NO_TEXT}", reason="INVALID_FIELD", field=field) from None
+
+
+def is_text(value: str) -> bool:
+    """Whether it is Unicode text. Bytes of file names and arguments that are not UTF-8 come as lone surrogates."""
+    return not _SURROGATE.search(value)
 
 
 def term(given: Term | str) -> search_service_pb2.SearchTerm:
     """A term's message; a plain string is a sentence. Reads the picture's file, if it is one."""
     if isinstance(given, str):
         given = Term.text(given)
-    message = search_service_pb2.SearchTerm(weight=given.weight)
+    value: Any = given.value  # protobuf and picture_bytes check it
     match given.kind:
         case "text":
-            message.text = given.value  # type: ignore[assignment]  # protobuf checks it
+            return build(search_service_pb2.SearchTerm, weight=given.weight, text=value)
         case "picture":
-            message.image_data = picture_bytes(given.value)  # type: ignore[arg-type]  # as does picture_bytes
+            return build(search_service_pb2.SearchTerm, weight=given.weight, image_data=picture_bytes(value))
         case "image":
-            message.image_id = given.value  # type: ignore[assignment]
+            return build(search_service_pb2.SearchTerm, weight=given.weight, image_id=value)
         case "embedding":
-            message.embedding.CopyFrom(given.value)  # type: ignore[arg-type]
-    return message
+            return build(search_service_pb2.SearchTerm, weight=given.weight, embedding=value)
 
 
 def struct(metadata: Metadata | None) -> Struct | None:
     """Metadata as a Struct.
 
     Raises:
-        InvalidArgumentError: A key is no string, or a value is nothing that JSON has.
+        InvalidArgumentError: A key is no string, a value is nothing that JSON has, or one of them is no Unicode text.
     """
     if metadata is None:
         return None
@@ -104,9 +132,10 @@ def bulk_item(sequence: int, item: InsertItem) -> search_service_pb2.BulkInsertI
     """One item of a stream; reads the picture's file, if it is one.
 
     Raises:
-        InvalidArgumentError: The picture cannot be read, or the metadata is not JSON.
+        InvalidArgumentError: The picture cannot be read, the metadata is not JSON, or the id is no Unicode text.
     """
-    return search_service_pb2.BulkInsertItem(
+    return build(
+        search_service_pb2.BulkInsertItem,
         sequence=sequence,
         image_data=picture_bytes_or_refuse(item.picture),
         image_id=item.image_id,
@@ -133,7 +162,13 @@ def read_mask(*, thumbnails: bool, embeddings: bool) -> FieldMask | None:
 
 
 def update_mask(keys: Iterable[str]) -> FieldMask:
-    """Sets or removes these keys of the metadata and leaves the others."""
+    """Sets or removes these keys of the metadata and leaves the others.
+
+    Raises:
+        InvalidArgumentError: A key is no string, or no Unicode text.
+    """
+    keys = list(keys)
+    _check_json(dict.fromkeys(keys), "metadata")
     return FieldMask(paths=[f"metadata.{key}" for key in keys])
 
 
@@ -149,7 +184,8 @@ def search_options(
     with_embeddings: bool,
 ) -> search_service_pb2.SearchOptions:
     """The options' message."""
-    return search_service_pb2.SearchOptions(
+    return build(
+        search_service_pb2.SearchOptions,
         top_k=top_k,
         offset=offset,
         filter=filter,
@@ -173,6 +209,8 @@ def _word(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 def _check_json(value: object, place: str) -> None:
     match value:
+        case str() if not is_text(value):
+            problem = _NO_TEXT
         case None | bool() | str():
             return
         case int() if abs(value) > _LARGEST_INT:
@@ -186,6 +224,10 @@ def _check_json(value: object, place: str) -> None:
                 if not isinstance(key, str):
                     raise InvalidArgumentError(
                         f"{place}: the key {key!r} is not a string", reason="INVALID_FIELD", field=place
+                    )
+                if not is_text(key):
+                    raise InvalidArgumentError(
+                        f"{place}: the key {key!r} {_NO_TEXT}", reason="INVALID_FIELD", field=place
                     )
                 _check_json(inner, f"{place}.{key}")
             return

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pictures import out_of_reach
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,6 +54,36 @@ def test_own_pictures_find_themselves_and_stay_stored(bundle, listen, pictures, 
     second = subprocess.run(command(*options), capture_output=True, text=True)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "4 unchanged" in second.stdout
+
+
+def test_odd_names_and_what_cannot_be_read_stop_nothing(bundle, listen, pictures, tmp_path) -> None:
+    (pictures / "grey.png").rename(pictures / os.fsdecode(b"caf\xe9.png"))
+    (pictures / "red.jpg").rename(pictures / "red [edited].jpg")
+    (pictures / "more").rename(pictures / "x[")
+    (pictures / "x[" / "mandelbrot.png").rename(pictures / "x[" / "y].png")
+    (pictures / "broken.png").rename(pictures / "broken [b].png")
+    unreadable = [path.relative_to(pictures) for path in out_of_reach(pictures)]
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures)
+    result = subprocess.run(command(*options), capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "3 created, 1 unchanged" in result.stdout
+    for name in ("broken [b].png", *unreadable):
+        assert f"Skipped {name} (" in result.stdout
+    for name in ("caf\N{REPLACEMENT CHARACTER}.png", "red [edited].jpg", "x[/y].png"):
+        assert f" {name} " in result.stdout
+    [gallery] = tmp_path.glob("data/demo-*/gallery.html")
+    assert "like caf\N{REPLACEMENT CHARACTER}.png" in gallery.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stay", [[], ["--stay"]])
+def test_a_folder_without_a_usable_picture_is_said(bundle, listen, tmp_path, stay) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nand then nothing")
+    options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", folder, *stay)
+    result = subprocess.run(command(*options), capture_output=True, text=True)
+    assert "Skipped a.png" in result.stdout
+    assert (result.returncode, result.stderr) == (1, f"None of the pictures in {folder} could be imported.\n")
 
 
 def test_a_wrong_answer_is_named_and_fails(bundle, listen, tmp_path) -> None:

@@ -515,6 +515,17 @@ def test_help_and_version():
     assert not missing
 
 
+@pytest.mark.parametrize("module", ["argparse", "asyncio", "pydantic", "clipseek_server.cli", "numpy"])
+def test_ctrl_c_while_it_loads_ends_it_without_a_word(module, tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "clipseek_server", "serve", "--bundles", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert any(line.split("|")[-1].strip() == module for line in server.stderr)
+        server.send_signal(signal.SIGINT)
+        words = [line for line in server.stderr if not line.startswith("import time:")]
+    assert (server.returncode, words) == (130, [])
+
+
 def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path):
     file = tmp_path / "clipseek.toml"
     file.write_text('queue_length = 11\nvision_batch = 12\ntext_batch = 13\nbundles = ["a", "b"]\n')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipseek import responses
+from clipseek import requests, responses
 from clipseek._async.concurrency import in_thread
 from clipseek._async.connection import AsyncConnection
 from clipseek.batches import Batcher
@@ -38,6 +38,9 @@ class AsyncEmbeddings(AsyncConnection):
             >>> async with AsyncClient() as client:
             ...     cat, dog = await client.embed_texts(["a cat", "a dog"])
             ...     print(len(cat.unwrap()))
+
+        Raises:
+            InvalidArgumentError: A sentence is no Unicode text.
         """
         request_id = request_id or new_request_id()
         limits = await self._server_limits()
@@ -47,7 +50,7 @@ class AsyncEmbeddings(AsyncConnection):
         for batch in [*batches, batcher.take()]:
             if not batch:
                 continue
-            request = embedding_service_pb2.EmbedTextRequest(texts=batch, model=model)
+            request = requests.build(embedding_service_pb2.EmbedTextRequest, texts=batch, model=model)
             message = await self._call(self._embedding.EmbedText, request, timeout=timeout, request_id=request_id)
             results += responses.embedded(message.results, request_id=request_id)
         return tuple(results)
@@ -76,7 +79,7 @@ class AsyncEmbeddings(AsyncConnection):
 
         async def embed(batch: list[bytes]) -> None:
             if batch:
-                request = embedding_service_pb2.EmbedImageRequest(images=batch, model=model)
+                request = requests.build(embedding_service_pb2.EmbedImageRequest, images=batch, model=model)
                 message = await self._call(self._embedding.EmbedImage, request, timeout=timeout, request_id=request_id)
                 results.extend(responses.embedded(message.results, request_id=request_id))
 

@@ -64,7 +64,7 @@ class Bulk(Connection):
             ...         if result.error:
             ...             print(result.item.picture, result.error)
         """
-        config = BulkInsertConfig(collection=collection, on_exists=requests.on_exists(on_exists))
+        config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
         stream = _BulkStream(
             items,
             config,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipseek import responses
+from clipseek import requests, responses
 from clipseek._sync.connection import Connection
 from clipseek.channel import new_request_id
 from clipseek.results import CheckProgress, Collection, RebuildProgress
@@ -22,13 +22,13 @@ class Collections(Connection):
         self, name: str, *, model: str | None = None, timeout: float | None = None, request_id: str = ""
     ) -> Collection:
         """Make an empty collection. The first insert does so too; this chooses the model (a name from ``info()``)."""
-        request = collection_service_pb2.CreateCollectionRequest(collection=name, model=model)
+        request = requests.build(collection_service_pb2.CreateCollectionRequest, collection=name, model=model)
         message = self._call(self._collections.CreateCollection, request, timeout=timeout, request_id=request_id)
         return responses.collection(message.collection)
 
     def get_collection(self, name: str = "", *, timeout: float | None = None, request_id: str = "") -> Collection:
         """One collection; empty means ``default``."""
-        request = collection_service_pb2.GetCollectionRequest(collection=name)
+        request = requests.build(collection_service_pb2.GetCollectionRequest, collection=name)
         message = self._call(self._collections.GetCollection, request, timeout=timeout, request_id=request_id)
         return responses.collection(message.collection)
 
@@ -36,7 +36,7 @@ class Collections(Connection):
         """All collections in the order of their names."""
         token = ""
         while True:
-            request = collection_service_pb2.ListCollectionsRequest(page_token=token)
+            request = requests.build(collection_service_pb2.ListCollectionsRequest, page_token=token)
             message = self._call(self._collections.ListCollections, request, timeout=timeout, request_id=request_id)
             for collection in message.collections:
                 yield responses.collection(collection)
@@ -46,7 +46,7 @@ class Collections(Connection):
 
     def delete_collection(self, name: str, *, timeout: float | None = None, request_id: str = "") -> int:
         """Drop a collection with all its pictures, which cannot be undone; returns how many it held."""
-        request = collection_service_pb2.DeleteCollectionRequest(collection=name)
+        request = requests.build(collection_service_pb2.DeleteCollectionRequest, collection=name)
         message = self._call(self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id)
         return message.deleted_count
 
@@ -63,7 +63,7 @@ class Collections(Connection):
             ...     for progress in client.rebuild("holiday"):
             ...         print(progress.phase, progress.images_done, progress.images_total)
         """
-        request = admin_service_pb2.RebuildCollectionRequest(collection=name, model=model)
+        request = requests.build(admin_service_pb2.RebuildCollectionRequest, collection=name, model=model)
         for message in self._stream(
             self._admin.RebuildCollection, request, timeout=timeout, request_id=request_id or new_request_id()
         ):
@@ -73,7 +73,7 @@ class Collections(Connection):
         self, name: str = "", *, verify_bytes: bool = False, timeout: float | None = None, request_id: str = ""
     ) -> Iterator[CheckProgress]:
         """Compare records, vectors and stored bytes; ``verify_bytes`` also reads all bytes. Changes nothing."""
-        request = admin_service_pb2.CheckCollectionRequest(collection=name, verify_bytes=verify_bytes)
+        request = requests.build(admin_service_pb2.CheckCollectionRequest, collection=name, verify_bytes=verify_bytes)
         for message in self._stream(
             self._admin.CheckCollection, request, timeout=timeout, request_id=request_id or new_request_id()
         ):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipseek import responses
+from clipseek import requests, responses
 from clipseek._sync.concurrency import in_thread
 from clipseek._sync.connection import Connection
 from clipseek.batches import Batcher
@@ -40,6 +40,9 @@ class Embeddings(Connection):
             >>> with Client() as client:
             ...     cat, dog = client.embed_texts(["a cat", "a dog"])
             ...     print(len(cat.unwrap()))
+
+        Raises:
+            InvalidArgumentError: A sentence is no Unicode text.
         """
         request_id = request_id or new_request_id()
         limits = self._server_limits()
@@ -49,7 +52,7 @@ class Embeddings(Connection):
         for batch in [*batches, batcher.take()]:
             if not batch:
                 continue
-            request = embedding_service_pb2.EmbedTextRequest(texts=batch, model=model)
+            request = requests.build(embedding_service_pb2.EmbedTextRequest, texts=batch, model=model)
             message = self._call(self._embedding.EmbedText, request, timeout=timeout, request_id=request_id)
             results += responses.embedded(message.results, request_id=request_id)
         return tuple(results)
@@ -78,7 +81,7 @@ class Embeddings(Connection):
 
         def embed(batch: list[bytes]) -> None:
             if batch:
-                request = embedding_service_pb2.EmbedImageRequest(images=batch, model=model)
+                request = requests.build(embedding_service_pb2.EmbedImageRequest, images=batch, model=model)
                 message = self._call(self._embedding.EmbedImage, request, timeout=timeout, request_id=request_id)
                 results.extend(responses.embedded(message.results, request_id=request_id))
 

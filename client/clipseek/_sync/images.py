@@ -55,7 +55,8 @@ class Images(Connection):
             ...     inserted = client.insert("cat.jpg", metadata={"album": "summer"})
             ...     print(inserted.image_id, inserted.outcome)
         """
-        request = search_service_pb2.InsertRequest(
+        request = requests.build(
+            search_service_pb2.InsertRequest,
             collection=collection,
             image_data=in_thread(picture_bytes, picture),
             image_id=image_id,
@@ -76,7 +77,8 @@ class Images(Connection):
         request_id: str = "",
     ) -> Image:
         """The record of one picture; raises ``NotFoundError`` when there is none."""
-        request = search_service_pb2.GetImageRequest(
+        request = requests.build(
+            search_service_pb2.GetImageRequest,
             collection=collection,
             image_id=image_id,
             read_mask=requests.read_mask(thumbnails=with_thumbnail, embeddings=with_embedding),
@@ -108,7 +110,8 @@ class Images(Connection):
         images: tuple[Image, ...] = ()
         missing: tuple[str, ...] = ()
         for ids in _chunks(image_ids, size):
-            request = search_service_pb2.BatchGetImagesRequest(
+            request = requests.build(
+                search_service_pb2.BatchGetImagesRequest,
                 collection=collection,
                 image_ids=ids,
                 read_mask=requests.read_mask(thumbnails=with_thumbnails, embeddings=with_embeddings),
@@ -147,7 +150,8 @@ class Images(Connection):
             # An empty mask would mean "replace".
             return self.get(image_id, collection=collection, timeout=timeout, request_id=request_id)
         values = {key: value for key, value in metadata.items() if value is not None} if merge else metadata
-        request = search_service_pb2.UpdateImageRequest(
+        request = requests.build(
+            search_service_pb2.UpdateImageRequest,
             collection=collection,
             image_id=image_id,
             metadata=requests.struct(values),
@@ -169,7 +173,7 @@ class Images(Connection):
         count = 0
         missing: tuple[str, ...] = ()
         for ids in _chunks([image_ids] if isinstance(image_ids, str) else image_ids, limits.max_batch_ids):
-            request = search_service_pb2.BatchDeleteImagesRequest(collection=collection, image_ids=ids)
+            request = requests.build(search_service_pb2.BatchDeleteImagesRequest, collection=collection, image_ids=ids)
             message = self._call(self._search.BatchDeleteImages, request, timeout=timeout, request_id=request_id)
             count += message.deleted_count
             missing += tuple(message.missing_image_ids)
@@ -206,7 +210,8 @@ class Images(Connection):
         """
         token = ""
         while True:
-            request = search_service_pb2.ListImagesRequest(
+            request = requests.build(
+                search_service_pb2.ListImagesRequest,
                 collection=collection,
                 filter=filter,
                 page_size=page_size,
@@ -237,8 +242,11 @@ class Images(Connection):
         request_id = request_id or new_request_id()
         download = Download(request_id=request_id)
         chunks = []
-        request = search_service_pb2.DownloadImageRequest(
-            collection=collection, image_id=image_id, consistency=requests.consistency(consistency)
+        request = requests.build(
+            search_service_pb2.DownloadImageRequest,
+            collection=collection,
+            image_id=image_id,
+            consistency=requests.consistency(consistency),
         )
         for message in self._stream(self._search.DownloadImage, request, timeout=timeout, request_id=request_id):
             chunks.append(download.feed(message))  # noqa: PERF401 -- the synchronous twin is made from these words
@@ -260,8 +268,11 @@ class Images(Connection):
         download = Download(request_id=request_id)
         target = Path(path)
         partial = target.with_name(f".{target.name}.{request_id}.part")
-        request = search_service_pb2.DownloadImageRequest(
-            collection=collection, image_id=image_id, consistency=requests.consistency(consistency)
+        request = requests.build(
+            search_service_pb2.DownloadImageRequest,
+            collection=collection,
+            image_id=image_id,
+            consistency=requests.consistency(consistency),
         )
         try:
             with in_thread(partial.open, "xb") as file:

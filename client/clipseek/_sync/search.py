@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from clipseek import requests, responses
 from clipseek._sync.concurrency import in_thread
 from clipseek._sync.connection import Connection
@@ -55,7 +57,8 @@ class Searching(Connection):
             ...     for hit in client.search_text("a cat asleep on a sofa", top_k=3):
             ...         print(f"{hit.score:.3f} {hit.image_id}")
         """
-        request = search_service_pb2.SearchByTextRequest(
+        request = requests.build(
+            search_service_pb2.SearchByTextRequest,
             collection=collection,
             text=text,
             options=requests.search_options(
@@ -116,7 +119,11 @@ class Searching(Connection):
         """
         if (picture is None) == (image_id is None):
             raise ValueError("give either a picture or an image_id")
-        request = search_service_pb2.SearchByImageRequest(
+        source: dict[str, Any] = (
+            {"image_id": image_id} if picture is None else {"image_data": in_thread(picture_bytes, picture)}
+        )
+        request = requests.build(
+            search_service_pb2.SearchByImageRequest,
             collection=collection,
             options=requests.search_options(
                 top_k=top_k,
@@ -128,11 +135,8 @@ class Searching(Connection):
                 with_thumbnails=with_thumbnails,
                 with_embeddings=with_embeddings,
             ),
+            **source,
         )
-        if picture is not None:
-            request.image_data = in_thread(picture_bytes, picture)
-        elif image_id is not None:
-            request.image_id = image_id
         message = self._call(self._search.SearchByImage, request, timeout=timeout, request_id=request_id)
         return responses.search_result(message)
 
@@ -172,7 +176,8 @@ class Searching(Connection):
             ...     terms = Term.picture("beach.jpg"), Term.text("at night"), Term.text("people", -0.3)
             ...     result = client.search(*terms)
         """
-        request = search_service_pb2.SearchRequest(
+        request = requests.build(
+            search_service_pb2.SearchRequest,
             collection=collection,
             terms=[in_thread(requests.term, term) for term in terms],
             options=requests.search_options(

@@ -1,7 +1,8 @@
 """The paths of a command line: finding pictures below them, and what is asked of them before they are used."""
 
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from clipseek.pictures import sniff
 
 @dataclass(frozen=True)
 class Found:
-    """A file that was found.
+    """A file that was found, or a folder that could not be looked through.
 
     Attributes:
         path: Where it is.
         name: Its path relative to the folder that was named, with ``/``.
         named: Whether the file itself was named, and not a folder above it.
-        picture: Whether it begins as a picture does.
+        picture: Whether it begins as a picture does. What cannot be read counts, so that the insert can say why.
     """
 
     path: Path
@@ -28,6 +29,8 @@ class Found:
 def find(paths: Iterable[Path]) -> Iterator[Found]:
     """All files below the paths, folders in the order of their names; hidden ones are left out unless they are named.
 
+    Folders that cannot be looked through come after the files.
+
     Raises:
         FileNotFoundError: A path is not there.
     """
@@ -35,8 +38,11 @@ def find(paths: Iterable[Path]) -> Iterator[Found]:
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
         if path.is_dir():
-            for file in _below(path):
+            unreadable: list[OSError] = []
+            for file in _below(path, unreadable.append):
                 yield Found(file, readable(file.relative_to(path)), named=False, picture=_is_picture(file))
+            for folder in (Path(error.filename) for error in unreadable):
+                yield Found(folder, readable(folder.relative_to(path)), named=folder == path, picture=True)
         else:
             yield Found(path, readable(Path(path.name)), named=True, picture=_is_picture(path))
 
@@ -60,18 +66,20 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"cannot write {path}: no permission")
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
+def _below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(root, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _is_picture(path: Path) -> bool:
-    """By its first bytes, not by its name. What cannot be read counts, so that the insert can say why."""
-    if not path.is_file():
-        return False
+    """By its first bytes, not by its name."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
         with path.open("rb") as file:
             return sniff(file.read(32)) is not None
+    except FileNotFoundError:
+        return False  # a link that leads nowhere
     except OSError:
         return True

@@ -48,8 +48,8 @@ def insert(
             items = (InsertItem(file.path, metadata={"file": file.name}) for file in pictures)
             for result in client.insert_many(items, collection=session.collection, on_exists=on_exists):
                 progress.advance(task)
-                _report(output, pictures[result.index], result)
                 counts["failed" if result.error else result.outcome] += 1
+                _report(output, pictures[result.index], result)
     except (ClipseekError, KeyboardInterrupt):
         counts["without an answer"] = len(pictures) - counts.total()
         _summary(output, counts, others)

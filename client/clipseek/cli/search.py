@@ -1,5 +1,6 @@
 """``clipseek search``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,7 +68,9 @@ def search(
     if result.text_truncated:
         output.note("the sentence is longer than the model reads; only its beginning was used")
     if session.json:
-        output.value(result)
+        # Thumbnails are the page's.
+        hits = tuple(replace(hit, image=replace(hit.image, thumbnail=None)) for hit in result)
+        output.value(replace(result, hits=hits))
         return
     output.table(
         ("", "score", "file", "size", "metadata", "id"),

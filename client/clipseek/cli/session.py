@@ -5,12 +5,14 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, UnavailableError
 from clipseek.cli.output import Output
+from clipseek.requests import is_text
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 FAILED, USAGE, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 130
@@ -39,6 +41,17 @@ RootServer = Annotated[
     ),
 ]
 Server = Annotated[str | None, typer.Option("--server", "-s", help=_SERVER_HELP, rich_help_panel=_PANEL)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(installed("clipseek"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+]
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ def root(
     timeout: Timeout = None,
     collection: CollectionName = None,
     json: Json = False,
+    version: Version = False,
 ) -> None:
     """Options given before the command."""
     context.obj = Session().over(server, timeout, collection, json=json)
@@ -132,11 +146,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refuse_other_than_text(values: Iterable[object]) -> None:
-    """Bytes that are not UTF-8 come as lone surrogates. Paths may hold them; the contract's strings may not."""
+    """Paths may hold bytes that are not UTF-8; the contract's strings may not."""
     for value in values:
         if isinstance(value, list):
             _refuse_other_than_text(value)
-        elif isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        elif isinstance(value, str) and not is_text(value):
             _stop(f"this argument is not UTF-8 text: {value}", USAGE)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from clipseek.cli.app import app
 from clipseek.v1 import image_pb2
+from pictures import out_of_reach
 from small_server import Failure, SmallServer
 
 
@@ -71,6 +73,20 @@ def test_insert_of_what_is_no_picture_or_not_there(run: Any, folder: Path) -> No
     assert (result.exit_code, "no such file" in result.stderr) == (1, True)
 
 
+def test_insert_lists_what_cannot_be_read_and_stores_the_others(run: Any, server: SmallServer, folder: Path) -> None:
+    file, subfolder = out_of_reach(folder)
+    result = run("insert", folder, "--json")
+    assert result.exit_code == 1
+    for path in (file, subfolder):
+        assert f"not stored: {path}: the picture cannot be read" in result.stderr
+    assert "2 created, 2 failed, 2 no pictures" in result.stderr
+    assert [json.loads(line)["path"] for line in result.stdout.splitlines() if "INVALID_IMAGE" in line] == [
+        str(file),
+        str(subfolder),
+    ]
+    assert sorted(image.metadata["file"] for image, _ in server.images.values()) == ["a.png", "deep/er/b.png"]
+
+
 def test_search_prints_a_table_json_and_a_page(run: Any, server: SmallServer, tmp_path: Path, folder: Path) -> None:
     server.store(b"one", "id-1", metadata={"file": "cat\x1b[31m.jpg", "album": "[bold]summer"})
     result = run("search", "a cat", "-k", 3, "--filter", "width > 1")
@@ -89,10 +105,13 @@ def test_search_prints_a_table_json_and_a_page(run: Any, server: SmallServer, tm
     assert server.asked("Search")[1].terms[0].image_data == (folder / "a.png").read_bytes()
 
     page = tmp_path / "found.html"
+    result = run("search", "a cat", "--json", "--html", page)
+    assert "thumbnail" not in json.loads(result.stdout)["hits"][0]["image"]
+    assert "data:image/jpeg;base64," in page.read_text(encoding="utf-8")
     result = run("search", "a <b>cat</b>", "-i", folder / "a.png", "--html", page)
     assert result.exit_code == 0, result.output
     assert "a &lt;b&gt;cat" in page.read_text(encoding="utf-8")
-    assert len(server.asked("Search")[2].terms) == 2
+    assert len(server.asked("Search")[3].terms) == 2
     assert run("search").exit_code == 2
 
 
@@ -223,6 +242,12 @@ def test_shared_options_stand_before_or_after_the_command(run: Any, server: Smal
     assert [request.collection for request in server.asked("ListImages")] == ["one", "two"]
     assert run("--server", nowhere, "info").exit_code == 3
     assert run("--server", nowhere, "info", "--server", server.address).exit_code == 0
+
+
+def test_version(run: Any, server: SmallServer) -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, version("clipseek") + "\n")
+    assert server.calls == []
 
 
 def test_help_teaches_by_example() -> None:

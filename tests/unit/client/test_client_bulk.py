@@ -35,17 +35,21 @@ def test_one_bad_picture_fails_alone(client: Any, server: SmallServer, tmp_path:
         b"broken",
         tmp_path / "nothing.jpg",
         InsertItem(b"picture", metadata={"a": object()}),
+        InsertItem(b"picture", metadata={"a": "\udce9"}),
+        InsertItem(b"picture", image_id="\udce9"),
         b"x" * (LIMITS.max_image_bytes + 1),
         InsertItem(b"y", metadata={"a": "z" * LIMITS.max_message_bytes}),
         5,
         InsertItem(b"last", metadata={"name": "last"}),
     ]
     results = sorted(client.insert_many(items), key=lambda result: result.index)
-    assert [result.error is None for result in results] == [True, *[False] * 6, True]
-    assert all(isinstance(result.error, InvalidArgumentError) for result in results[1:7])
-    assert [result.error.reason for result in results[1:7]] == [
+    assert [result.error is None for result in results] == [True, *[False] * 8, True]
+    assert all(isinstance(result.error, InvalidArgumentError) for result in results[1:9])
+    assert [result.error.reason for result in results[1:9]] == [
         "INVALID_IMAGE",
         "INVALID_IMAGE",
+        "INVALID_FIELD",
+        "INVALID_FIELD",
         "INVALID_FIELD",
         "IMAGE_TOO_LARGE",
         "IMAGE_TOO_LARGE",

@@ -70,13 +70,57 @@ def test_pictures_are_bytes_paths_or_pil_images(client: Any, server: SmallServer
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"a": float("nan")}, {"a": object()}, {1: "a"}, {"a": 2**60}, {"a": {"b": [set()]}}]
+    "metadata",
+    [
+        {"a": float("nan")},
+        {"a": object()},
+        {1: "a"},
+        {"a": 2**60},
+        {"a": {"b": [set()]}},
+        {"a": {"b": ["\udce9"]}},
+        {"\udce9": 1},
+    ],
 )
 def test_metadata_that_json_cannot_hold_is_refused_here(client: Any, server: SmallServer, metadata: Any) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         client.insert(b"picture", metadata=metadata)
     assert caught.value.field.startswith("metadata")
     assert server.asked("Insert") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda client, text: client.insert(b"picture", image_id=text), "image_id"),
+        (lambda client, text: client.insert(b"picture", collection=text), "collection"),
+        (lambda client, text: list(client.insert_many([b"picture"], collection=text)), "collection"),
+        (lambda client, text: client.get(text), "image_id"),
+        (lambda client, text: client.get_many(["a", text]), "image_ids"),
+        (lambda client, text: client.delete(text), "image_ids"),
+        (lambda client, text: client.update("a", {text: None}, merge=True), "metadata"),
+        (lambda client, text: list(client.list(filter=text)), "filter"),
+        (lambda client, text: client.download(text), "image_id"),
+        (lambda client, text: client.search_text(text), "text"),
+        (lambda client, text: client.search_text("a cat", filter=text), "filter"),
+        (lambda client, text: client.search_image(image_id=text), "image_id"),
+        (lambda client, text: client.search("a cat", text), "text"),
+        (lambda client, text: client.search(Term.image(text)), "image_id"),
+        (lambda client, text: client.search(Term.embedding([1.0], space_id=text)), "space_id"),
+        (lambda client, text: client.embed_text(text), "texts"),
+        (lambda client, text: client.embed_images([b"picture"], model=text), "model"),
+        (lambda client, text: client.create_collection(text), "collection"),
+        (lambda client, text: client.delete_collection(text), "collection"),
+        (lambda client, text: list(client.rebuild(text)), "collection"),
+        (lambda client, text: list(client.check(text)), "collection"),
+    ],
+)
+def test_strings_that_are_no_unicode_text_are_refused_here(
+    client: Any, server: SmallServer, call: Any, field: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="lone surrogate") as caught:
+        call(client, "caf\udce9")
+    assert (caught.value.reason, caught.value.field) == ("INVALID_FIELD", field)
+    assert [name for name, *_ in server.calls if name != "GetServerInfo"] == []
 
 
 def test_unknown_words_are_refused_here(client: Any) -> None:
