@@ -1,0 +1,314 @@
+"""Measure the indexes of a Milvus server, to choose their settings: build time, latency, recall.
+
+A server without docker, of the ``milvus`` package that the development environment brings; one start in about eight
+hangs, then kill it and start it again::
+
+    .venv/bin/milvus-server --data build/milvus
+
+    .venv/bin/python -m benchmarks.milvus_index --uri http://127.0.0.1:19530 --sizes 10000,100000 --output index.json
+
+Vectors stand for CLIP's, as ``benchmarks/resident.py`` makes them; half the queries are pictures, half texts. Recall is
+of ten hits against an exact search. One caller, one query a call, ids alone; times include pymilvus'. Small segments
+are merged before the indexes are built, as Milvus itself does sooner or later: each segment has an index of its own.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pymilvus import DataType, MilvusClient
+
+from benchmarks.machine import facts
+from benchmarks.resident import DIMENSION, HITS, Matrix, Pictures
+from clipseek_server.config import IndexType
+from clipseek_server.index.schema import VECTOR_FIELD
+from clipseek_server.index.vector_index import METRIC
+
+COLLECTION = "clipseek_benchmark_index"
+KINDS = ("clustered", "spread")
+GOALS = (0.98, 0.995)
+"""Recalls to name the fastest setting for; the worse of pictures' and texts' counts."""
+
+_BATCH = 4000
+_WARM_UP = 20
+_ROWS_OF_A_CLUSTER = 39
+"""Fewer, and faiss calls the training of IVF_FLAT's clusters poor."""
+_INDEXED_ROWS = 1024
+"""Segments with fewer rows never get an index."""
+_PATIENCE_SECONDS = 2 * 3600.0
+
+
+@dataclass(frozen=True)
+class Build:
+    """An index to build, and the settings to search it with."""
+
+    type: IndexType
+    params: dict[str, int] = field(default_factory=dict)
+    searches: tuple[dict[str, int], ...] = ({},)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the table; build time in seconds, of a search milliseconds."""
+
+    kind: str
+    rows: int
+    index: str
+    segments: int
+    build_s: float
+    search: str
+    p50: float
+    p99: float
+    recall_pictures: float
+    recall_texts: float
+
+    @property
+    def recall(self) -> float:
+        """The worse one."""
+        return min(self.recall_pictures, self.recall_texts)
+
+
+class Exact:
+    """The nearest of vectors that are seen block by block and not kept."""
+
+    def __init__(self, queries: Matrix) -> None:
+        self._queries = queries
+        self._scores = np.full((len(queries), HITS), -np.inf, np.float32)
+        self.ids: npt.NDArray[np.int64] = np.full((len(queries), HITS), -1)
+
+    def see(self, first: int, vectors: Matrix) -> None:
+        """Look at unit vectors whose ids count up from ``first``."""
+        ids = np.broadcast_to(np.arange(first, first + len(vectors)), (len(self._queries), len(vectors)))
+        scores = np.hstack([self._scores, self._queries @ vectors.T])
+        best = np.argpartition(-scores, HITS - 1, axis=1)[:, :HITS]
+        self._scores = np.take_along_axis(scores, best, axis=1)
+        self.ids = np.take_along_axis(np.hstack([self.ids, ids]), best, axis=1)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Pictures and texts to search with, and the ids that should be found: int64 ``[queries, HITS]``."""
+
+    pictures: Matrix
+    texts: Matrix
+    nearest_pictures: npt.NDArray[np.int64]
+    nearest_texts: npt.NDArray[np.int64]
+
+
+def main() -> None:
+    """Print a table, writing it as JSON after each index, and the fastest settings that are good enough."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.milvus_index",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--uri", default="http://127.0.0.1:19530", help="of the server (default: %(default)s)")
+    parser.add_argument("--token", default="", help="USER:PASSWORD or an API key, where the server asks for it")
+    parser.add_argument("--sizes", default="10000,100000", help="rows (default: %(default)s)")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of pictures (default: %(default)s)")
+    parser.add_argument("--searches", type=int, default=200, help="pictures, and as many texts (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="the JSON file")
+    options = parser.parse_args()
+    kinds, sizes = options.kinds.split(","), [int(size) for size in options.sizes.split(",")]
+    if not set(kinds) <= set(KINDS):
+        parser.error(f"--kinds takes {' and '.join(KINDS)}")
+
+    client = MilvusClient(options.uri, token=options.token)
+    machine = {**facts(Path()), "milvus": client.get_server_version()}
+    lines: list[Measured] = []
+    try:
+        for kind in kinds:
+            for size in sizes:
+                for found in _measure(client, kind, size, options.searches):
+                    lines += found
+                    if options.output:
+                        _write(options.output, machine, lines)
+    finally:
+        client.drop_collection(COLLECTION)
+        client.close()
+    for kind in kinds:
+        for size in sizes:
+            _print_fastest(kind, size, [line for line in lines if (line.kind, line.rows) == (kind, size)])
+
+
+def _measure(client: MilvusClient, kind: str, size: int, searches: int) -> Iterator[list[Measured]]:
+    """The lines of each index."""
+    queries = _fill(client, kind, size, searches)
+    _merge_segments(client, size)
+    for build in _builds(size):
+        seconds = _rebuild(client, build, size)
+        index = " ".join([build.type, *_named(build.params)])
+        segments = _load(client, build, size)
+        lines = []
+        for search in build.searches:
+            times, recalls = _search(client, queries, search)
+            p50, p99 = np.percentile(times, [50, 99]).tolist()
+            line = Measured(kind, size, index, segments, seconds, " ".join(_named(search)), p50, p99, *recalls)
+            print(_text(line), flush=True)
+            lines.append(line)
+        yield lines
+
+
+def _builds(rows: int) -> list[Build]:
+    probes, candidates = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512, 1024)
+    return [
+        Build("FLAT"),
+        *(
+            Build("IVF_FLAT", {"nlist": nlist}, tuple({"nprobe": nprobe} for nprobe in probes if nprobe <= nlist))
+            for nlist in (128, 1024, 4096)
+            if nlist * _ROWS_OF_A_CLUSTER <= rows
+        ),
+        *(
+            Build("HNSW", {"M": m, "efConstruction": construction}, tuple({"ef": ef} for ef in candidates))
+            for m, construction in ((16, 200), (32, 300))
+        ),
+    ]
+
+
+def _fill(client: MilvusClient, kind: str, size: int, searches: int) -> Queries:
+    """Make the collection, anew; the vectors are the same whatever was measured before."""
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field(VECTOR_FIELD, DataType.FLOAT_VECTOR, dim=DIMENSION)
+    client.drop_collection(COLLECTION)
+    client.create_collection(COLLECTION, schema=schema, consistency_level="Bounded")
+
+    pictures = Pictures(size // 100 if kind == "clustered" else 0)
+    block = pictures.vectors(min(_BATCH, size))
+    some = block[:searches]
+    near, texts = pictures.near(some), pictures.texts(some)
+    exact = Exact(np.vstack([near, texts]))
+    count, begun = 0, time.perf_counter()
+    while True:
+        client.insert(COLLECTION, [{"id": count + n, VECTOR_FIELD: vector} for n, vector in enumerate(block)])
+        exact.see(count, block)
+        count += len(block)
+        print(f"{kind} {size:,}: {count:,} rows inserted in {time.perf_counter() - begun:.0f} s", flush=True)
+        if count == size:
+            break
+        block = pictures.vectors(min(_BATCH, size - count))
+    # Growing segments have no index.
+    client.flush(COLLECTION)
+    return Queries(near, texts, *np.split(exact.ids, 2))
+
+
+def _merge_segments(client: MilvusClient, size: int) -> None:
+    # Milvus merges only segments that have an index.
+    _rebuild(client, Build("FLAT"), size)
+    job = client.compact(COLLECTION)
+    _wait("to merge segments", lambda: bool(client.get_compaction_state(job) == "Completed"))
+
+
+def _rebuild(client: MilvusClient, build: Build, size: int) -> float:
+    """Replace the index; returns the seconds that took until all rows were indexed."""
+    client.release_collection(COLLECTION)
+    client.drop_index(COLLECTION, VECTOR_FIELD)
+    params = MilvusClient.prepare_index_params()
+    params.add_index(
+        VECTOR_FIELD, index_name=VECTOR_FIELD, index_type=build.type, metric_type=METRIC, params=build.params
+    )
+
+    def built() -> bool:
+        described = client.describe_index(COLLECTION, VECTOR_FIELD)
+        if described["state"] == "Failed":
+            raise RuntimeError(f"Milvus could not build {build.type}")
+        return bool(described["state"] == "Finished" and described["indexed_rows"] >= size)
+
+    begun = time.perf_counter()
+    # pymilvus would look only each half second.
+    client.create_index(COLLECTION, params, sync=False)
+    _wait(f"to build {build.type}", built)
+    return time.perf_counter() - begun
+
+
+def _load(client: MilvusClient, build: Build, size: int) -> int:
+    """Have it loaded with its index; returns how many segments it has."""
+    # FLAT is no index to Milvus.
+    least = size + 1 if build.type == "FLAT" else _INDEXED_ROWS
+    client.load_collection(COLLECTION)
+    segments: list[Any] = []
+
+    def indexed() -> bool:
+        segments[:] = client.list_loaded_segments(COLLECTION)
+        return sum(segment.num_rows for segment in segments) == size and all(
+            segment.state_name == "Sealed" and (segment.index_name or segment.num_rows < least) for segment in segments
+        )
+
+    _wait("to load the index", indexed)
+    return len(segments)
+
+
+def _search(client: MilvusClient, queries: Queries, params: dict[str, int]) -> tuple[list[float], tuple[float, float]]:
+    """Milliseconds of each search, and the recalls of pictures and texts."""
+    for query in queries.pictures[:_WARM_UP]:
+        _found(client, query, params)
+    times, recalls = [], []
+    for vectors, nearest in (
+        (queries.pictures, queries.nearest_pictures),
+        (queries.texts, queries.nearest_texts),
+    ):
+        right = 0
+        for query, best in zip(vectors, nearest.tolist(), strict=True):
+            begun = time.perf_counter()
+            found = _found(client, query, params)
+            times.append((time.perf_counter() - begun) * 1e3)
+            right += len(set(best) & {hit["id"] for hit in found})
+        recalls.append(right / nearest.size)
+    pictures, texts = recalls
+    return times, (pictures, texts)
+
+
+def _found(client: MilvusClient, query: Matrix, params: dict[str, int]) -> Any:
+    (hits,) = client.search(
+        COLLECTION,
+        data=[query],
+        limit=HITS,
+        anns_field=VECTOR_FIELD,
+        output_fields=["id"],
+        search_params={"metric_type": METRIC, "params": params},
+        consistency_level="Bounded",
+    )
+    return hits
+
+
+def _wait(what: str, done: Callable[[], bool]) -> None:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError(f"Milvus took more than {_PATIENCE_SECONDS:.0f} s {what}")
+        time.sleep(0.05)
+
+
+def _named(params: dict[str, int]) -> list[str]:
+    return [f"{name}={value}" for name, value in params.items()]
+
+
+def _text(line: Measured) -> str:
+    return (
+        f"{line.kind:10}{line.rows:10,}  {line.index:30}{line.segments:3} segments, {line.build_s:6.1f} s  "
+        f"{line.search:12}p50 {line.p50:6.2f} ms  p99 {line.p99:6.2f} ms  "
+        f"recall: pictures {line.recall_pictures:.4f}, texts {line.recall_texts:.4f}"
+    )
+
+
+def _print_fastest(kind: str, size: int, lines: list[Measured]) -> None:
+    for goal in GOALS:
+        enough = [line for line in lines if line.recall >= goal]
+        if enough:
+            print(f"recall >= {goal}: {_text(min(enough, key=lambda line: line.p50))}")
+        else:
+            print(f"recall >= {goal}: {kind} {size:,}: none")
+
+
+def _write(path: Path, machine: dict[str, Any], lines: list[Measured]) -> None:
+    path.write_text(json.dumps({"machine": machine, "searches": [asdict(line) for line in lines]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
