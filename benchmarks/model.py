@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clipseek.bench.sentences import WORDS
-from clipseek_export import clip
+from clipseek_export import clip, starter
 from clipseek_export.export import export
 from clipseek_export.hub import find_checkpoint
 from clipseek_server.encoding.bundle import Precision
@@ -54,6 +54,11 @@ def make_checkpoint(folder: Path, *, small: bool = False) -> None:
 def make_bundle(checkpoint: Path, folder: Path, precision: Precision) -> None:
     """Export it as ``scripts/export_onnx.py`` does."""
     export(clip.load(find_checkpoint(str(checkpoint))), folder, precision)
+
+
+def make_starter(folder: Path, precision: Precision) -> None:
+    """Export the starter as ``scripts/export_onnx.py --model starter`` does."""
+    export(starter.load(), folder, precision)
 
 
 def vision_flops(checkpoint: Path) -> int:

@@ -2,13 +2,22 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.tables import tables
+from benchmarks.tables import Results, tables
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "benchmarks" / "results" / "cpu.json"
+PUBLISHED = tuple(ROOT / "benchmarks" / "results" / name for name in ("cpu.json", "retrieval.json"))
 PAGE = ROOT / "docs" / "performance.md"
+
+
+def read_results(paths: Iterable[Path]) -> Results:
+    """What several runs wrote, as one; each brings sections of its own."""
+    results: Results = {}
+    for path in paths:
+        results |= json.loads(path.read_text())
+    return results
 
 
 def with_tables(text: str, made: dict[str, str]) -> str:
@@ -25,12 +34,12 @@ def with_tables(text: str, made: dict[str, str]) -> str:
 def main() -> None:
     """Rewrite the page, or say whether it is up to date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("results", type=Path, nargs="?", default=PUBLISHED, help="what a run wrote")
+    parser.add_argument("results", type=Path, nargs="*", default=PUBLISHED, help="what runs wrote")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page to write (default: docs/performance.md)")
     parser.add_argument("--plots", type=Path, help="draw plots into this folder")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     options = parser.parse_args()
-    results = json.loads(options.results.read_text())
+    results = read_results(options.results)
     text = PAGE.read_text(encoding="utf-8")
     fresh = with_tables(text, tables(results))
     if options.check:

@@ -64,8 +64,7 @@ def main() -> None:
     parser.add_argument("stamps", type=Path, help="folder with PNGs and their captions (.txt beside each)")
     stamps_folder = parser.parse_args().stamps
     model = starter.load()
-    captioned = [(path, caption) for path in sorted(stamps_folder.rglob("*.png")) if (caption := _caption(path))]
-    stamps = _see(model, captioned)
+    stamps = _see(model, captioned(stamps_folder))
     photographs = _see(model, [(Path(str(path)), path.name) for path in (files("skimage") / "data").iterdir()])
     captions, queries = _sentences(model, list(stamps.labels)), _sentences(model, list(EXPECTED))
     tuned = np.array([hashlib.sha256(label.encode()).digest()[-1] % 2 == 0 for label in stamps.labels])
@@ -77,10 +76,29 @@ def main() -> None:
         scores = joining.text(queries) @ joining.picture(photographs).T
         leads = [_lead(row, photographs.labels, right) for row, right in zip(scores, EXPECTED.values(), strict=True)]
         for half, rows in halves.items():
-            recall = " ".join(f"{share:.3f}" for share in _recall(texts[rows], pictures[rows], stamps.labels[rows]))
+            found = " ".join(f"{share:.3f}" for share in recall(texts[rows], pictures[rows], stamps.labels[rows]))
             alike = " ".join(f"{share:.3f}" for share in _alike(pictures[rows], stamps.folders[rows]))
             lead = " ".join(f"{lead:+.2f}" for lead in leads) if half == "all" else ""
-            print(f"{joining.name if half == 'tuned' else '':36} {half:10} {recall:23} {alike:19} {lead}", flush=True)
+            print(f"{joining.name if half == 'tuned' else '':36} {half:10} {found:23} {alike:19} {lead}", flush=True)
+
+
+def captioned(stamps: Path) -> list[tuple[Path, str]]:
+    """The PNGs of a folder that have a caption, and the captions."""
+    return [(path, caption) for path in sorted(stamps.rglob("*.png")) if (caption := _caption(path))]
+
+
+def recall(texts: Matrix, pictures: Matrix, labels: npt.NDArray[np.str_]) -> list[float]:
+    """Share of the texts that find a picture of their label among the first 1, 5 and 10.
+
+    Args:
+        texts: float32 ``[count, dimension]``.
+        pictures: float32 ``[count, dimension]``.
+        labels: What the row of either is called; texts may find any picture that is called the same.
+    """
+    scores, right = texts @ pictures.T, labels[:, None] == labels
+    best = scores.max(axis=1, where=right, initial=-np.inf, keepdims=True)
+    ranks = ((scores > best) & ~right).sum(axis=1)
+    return [float((ranks < depth).mean()) for depth in (1, 5, 10)]
 
 
 def _joinings(model: SourceModel) -> list[Joining]:
@@ -143,13 +161,6 @@ def _sentences(model: SourceModel, texts: list[str]) -> Matrix:
 def _caption(path: Path) -> str:
     text = path.with_suffix(".txt")
     return text.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip() if text.is_file() else ""
-
-
-def _recall(texts: Matrix, pictures: Matrix, labels: npt.NDArray[np.str_]) -> list[float]:
-    scores, right = texts @ pictures.T, labels[:, None] == labels
-    best = scores.max(axis=1, where=right, initial=-np.inf, keepdims=True)
-    ranks = ((scores > best) & ~right).sum(axis=1)
-    return [float((ranks < depth).mean()) for depth in (1, 5, 10)]
 
 
 def _alike(pictures: Matrix, folders: npt.NDArray[np.str_]) -> tuple[float, float]:

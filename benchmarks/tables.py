@@ -7,6 +7,11 @@ from benchmarks.goals import goals
 
 Results = dict[str, Any]
 
+_TOWERS = {"vision": "picture tower", "text": "text tower"}
+_PRECISIONS = {"fp32": "fp32", "int8": "int8", "int8 alone": "int8 one by one"}
+_ENOUGH_WEIGHTS = 0.5
+"""Of a tower's weights: where a precision touched fewer, what it cost says little of what it costs another tower."""
+
 
 def tables(results: Results) -> dict[str, str]:
     """Each table as Markdown, by name; those of sections that were not run are absent."""
@@ -184,6 +189,49 @@ def _memory(results: Results) -> Iterable[str]:
     yield f"at most {memory['peak_mb']:.0f} MB."
 
 
+def _retrieval(results: Results) -> Iterable[str]:
+    retrieval = results["retrieval"]
+    starter = retrieval["starter"]
+    machine = retrieval["machine"]
+    yield f"{retrieval['pictures']} pictures, {retrieval['different_captions']} different captions; {machine['cpu']} "
+    yield f"({', '.join(machine['cpu_features'])}), onnxruntime {machine['packages']['onnxruntime']}."
+    yield ""
+    depths = ("1", "5", "10")
+    overlaps = {
+        "pictures by caption": {"vision", "text"},
+        "pictures by picture": {"vision"},
+        "captions by caption": {"text"},
+    }
+    titles = *(f"text→picture R@{depth}" for depth in depths), *(f"{name}: overlap@10" for name in overlaps)
+    yield from _head(["starter", *titles, "does not speak for"])
+    for hits in starter["hits"]:
+        converted = {tower for tower in _TOWERS if hits[tower] != "fp32"}
+        recall = [f"{hits['recall'][depth]:.3f}" for depth in depths]
+        kept = [f"{hits[name]:.1%}" if towers & converted else "" for name, towers in overlaps.items()]
+        silent = [_TOWERS[tower] for tower in _TOWERS if tower in converted and _too_little(starter["towers"][tower])]
+        precisions = ", ".join(f"{_TOWERS[tower]} {_PRECISIONS[hits[tower]]}" for tower in _TOWERS)
+        yield _row([precisions, *recall, *kept, ", ".join(silent)])
+
+
+def _retrieval_towers(results: Results) -> Iterable[str]:
+    retrieval = results["retrieval"]
+    cosines = "cosine min", "mean", "one by one: min", "mean"
+    yield from _head(["int8 against fp32", *cosines, "weights touched", "… of those multiplied", "says"])
+    for model, name, says in (
+        ("starter", "starter", ""),
+        ("random", "CLIP ViT-B/32, random weights", "vectors only: there is nothing to find"),
+    ):
+        for tower, found in retrieval[model]["towers"].items():
+            near = [f"{found[key][how]:.5f}" for how in ("int8", "int8 alone") for key in ("cosine_min", "cosine_mean")]
+            shares = [f"{found[key]:.0%}" for key in ("weight_share", "multiplied_share")]
+            short = "under half: **does not speak for this tower**" if _too_little(found) else says
+            yield _row([f"{name}: {_TOWERS[tower]}", *near, *shares, short])
+
+
+def _too_little(tower: Results) -> bool:
+    return bool(tower["weight_share"] < _ENOUGH_WEIGHTS)
+
+
 def _goals(results: Results) -> Iterable[str]:
     yield from _head(["", "goal", "measured", ""])
     for goal in goals(results):
@@ -204,6 +252,8 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "sizes": ("scale", _sizes),
     "callers": ("scale", _callers),
     "memory": ("memory", _memory),
+    "retrieval": ("retrieval", _retrieval),
+    "retrieval-towers": ("retrieval", _retrieval_towers),
 }
 
 

@@ -38,6 +38,12 @@ class Workspace:
         checkpoint = self.checkpoint()
         return self._once(f"{self.name}-{precision}", lambda folder: make_bundle(checkpoint, folder, precision))
 
+    def starter(self, precision: Precision) -> Path:
+        """The starter as a bundle."""
+        from benchmarks.model import make_starter
+
+        return self._once(f"starter-{precision}", lambda folder: make_starter(folder, precision))
+
     def pictures(self) -> tuple[str, ...]:
         """Paths of the JPEGs."""
         folder = self._once("pictures", make_pictures)

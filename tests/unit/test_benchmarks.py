@@ -1,7 +1,6 @@
 """What the benchmarks make of their results. That they measure is seen by running ``python -m benchmarks smoke``."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 from benchmarks.bench import medians
 from benchmarks.goals import goals
 from benchmarks.pictures import BYTES, SIZE, make_pictures
-from benchmarks.report import PAGE, PUBLISHED, with_tables
+from benchmarks.report import PAGE, PUBLISHED, read_results, with_tables
 from benchmarks.rows import vectors
 from benchmarks.tables import tables
 
@@ -23,7 +22,7 @@ def test_medians_are_taken_number_by_number() -> None:
 def test_what_was_not_measured_stays_empty() -> None:
     assert {goal.measured for goal in goals({})} == {None}
     assert {goal.met for goal in goals({})} == {None}
-    machine = json.loads(PUBLISHED.read_text())["machine"]
+    machine = read_results(PUBLISHED)["machine"]
     made = tables({"machine": machine, "profile": "short"})
     assert set(made) == {"machine", "goals"}
     assert all(line.endswith("|  |  |") for line in made["goals"].splitlines()[2:])
@@ -49,10 +48,21 @@ def test_tables_are_written_between_their_marks() -> None:
 
 
 def test_the_page_has_a_place_for_every_table() -> None:
-    made = tables(json.loads(PUBLISHED.read_text()))
+    made = tables(read_results(PUBLISHED))
     text = PAGE.read_text()
     assert all(f"<!-- table {name} -->" in text for name in made)
     assert text.count("<!-- table ") == text.count("<!-- /table -->")
+
+
+def test_a_tower_that_int8_hardly_touched_is_named() -> None:
+    results = read_results(PUBLISHED)
+    towers = results["retrieval"]["starter"]["towers"]
+    towers["vision"]["weight_share"], towers["text"]["weight_share"] = 0.49, 0.5
+    made = tables(results)
+    names = [line.split(" | ")[-1].removesuffix(" |") for line in made["retrieval"].splitlines()[-4:]]
+    assert names == ["", "", "picture tower", "picture tower"]
+    silent = [line for line in made["retrieval-towers"].splitlines() if "does not speak" in line]
+    assert [line.split(" | ")[0] for line in silent] == ["| starter: picture tower"]
 
 
 def test_vectors_are_shaped_like_those_of_pictures() -> None:
