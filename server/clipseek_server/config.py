@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         description="Threads of each ONNX Runtime session and of the decode pool; 0 means one for each core that the process may use, limits of containers included.",
     )
     batch_seconds: float = Field(
-        0.1,
+        0.2,
         gt=0,
         description="Seconds that one run may take, at the pace that the runs themselves show: a search may have to wait for one. A single picture or text may take longer.",
     )
