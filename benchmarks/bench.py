@@ -76,7 +76,7 @@ class Bench:
     def server(self, precision: Precision, data_dir: Path | None = None, **environment: str) -> Iterator[Program]:
         """A clipseek server of that bundle, with default settings, over an empty data folder unless one is given.
 
-        Its collection is in memory: until then Milvus Lite would answer, and be measured.
+        Its collection is in memory and quantised: what answers until then is not what is to be measured.
         """
         address, metrics_address = free_address(), free_address()
         settings = {

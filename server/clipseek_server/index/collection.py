@@ -119,7 +119,7 @@ class MilvusCollection:
         return self._copy is not None and self._copy.loaded
 
     async def ready(self) -> None:
-        """Return when it is settled whether memory answers."""
+        """Return when it is settled whether memory answers, and it does so as fast as it ever will."""
         if self._loading is not None:
             await asyncio.wait([self._loading])
 
@@ -258,6 +258,7 @@ class MilvusCollection:
         try:
             await copy.load(self._table.row_page, self._max_rows)
             if copy.loaded:
+                await copy.quantised()
                 seconds = round(now() - begin, 2)
                 log.info("collection is in memory", collection=self.info.name, rows=len(copy), seconds=seconds)
         except Exception as error:

@@ -109,6 +109,11 @@ class ResidentCopy:
         self._written_while_loading = None
         self._keep_quantised()
 
+    async def quantised(self) -> None:
+        """Return when codes that are being made are there, or cannot be."""
+        if self._making_codes is not None:
+            await asyncio.wait([self._making_codes])
+
     def put(self, rows: Iterable[Row]) -> None:
         """Insert or replace rows."""
         for row in rows:
