@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.tables import Results, tables
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = tuple(ROOT / "benchmarks" / "results" / name for name in ("cpu.json", "retrieval.json"))
+PUBLISHED = tuple(ROOT / "benchmarks" / "results" / name for name in ("cpu.json", "retrieval.json", "runtimes.json"))
 PAGE = ROOT / "docs" / "performance.md"
 
 

@@ -239,6 +239,18 @@ def _goals(results: Results) -> Iterable[str]:
         yield _row([goal.what, goal.aim, measured, {True: "met", False: "**missed**", None: ""}[goal.met]])
 
 
+def _runtimes(results: Results) -> Iterable[str]:
+    ways = results["runtimes"]["ways"]
+    columns = list(dict.fromkeys(column for way in ways.values() for column in way))
+    yield from _head(["", *columns])
+    for name, way in ways.items():
+        # Four digits of a cosine say nothing.
+        numbers = (
+            f"{way[column]:.5f}" if column == "cosine" else _number(way[column]) for column in columns[: len(way)]
+        )
+        yield _row([name, *numbers, *[""] * (len(columns) - len(way))])
+
+
 _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "machine": ("machine", _machine),
     "goals": ("machine", _goals),
@@ -254,6 +266,7 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "memory": ("memory", _memory),
     "retrieval": ("retrieval", _retrieval),
     "retrieval-towers": ("retrieval", _retrieval_towers),
+    "runtimes": ("runtimes", _runtimes),
 }
 
 
