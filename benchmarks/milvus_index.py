@@ -307,7 +307,8 @@ def _print_fastest(kind: str, size: int, lines: list[Measured]) -> None:
 
 
 def _write(path: Path, machine: dict[str, Any], lines: list[Measured]) -> None:
-    path.write_text(json.dumps({"machine": machine, "searches": [asdict(line) for line in lines]}, indent=1) + "\n")
+    found = {"machine": machine, "searches": [asdict(line) for line in lines]}
+    path.write_text(json.dumps({"milvus_index": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -251,6 +251,15 @@ def _runtimes(results: Results) -> Iterable[str]:
         yield _row([name, *numbers, *[""] * (len(columns) - len(way))])
 
 
+def _milvus_index(results: Results) -> Iterable[str]:
+    names = "vectors", "index", "build s", "search", "p50 ms", "p99 ms", "recall@10: pictures", "texts"
+    yield from _head(names)
+    for each in results["milvus_index"]["searches"]:
+        what = f"{each['rows']:,} {each['kind']}", each["index"], _number(each["build_s"]), each["search"]
+        recalls = f"{each['recall_pictures']:.3f}", f"{each['recall_texts']:.3f}"
+        yield _row([*what, _number(each["p50"]), _number(each["p99"]), *recalls])
+
+
 _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "machine": ("machine", _machine),
     "goals": ("machine", _goals),
@@ -267,6 +276,7 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "retrieval": ("retrieval", _retrieval),
     "retrieval-towers": ("retrieval", _retrieval_towers),
     "runtimes": ("runtimes", _runtimes),
+    "milvus-index": ("milvus_index", _milvus_index),
 }
 
 

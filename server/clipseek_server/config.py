@@ -134,12 +134,12 @@ class Settings(BaseSettings):
     )
     ivf_nlist: int = Field(1024, ge=1, le=65536, description="IVF_FLAT: clusters.")
     ivf_nprobe: int = Field(
-        32, ge=1, le=65536, description="IVF_FLAT: clusters that a search looks into; at most nlist."
+        256, ge=1, le=65536, description="IVF_FLAT: clusters that a search looks into; at most nlist."
     )
-    hnsw_m: int = Field(16, ge=2, le=2048, description="HNSW: links of each node.")
-    hnsw_ef_construction: int = Field(200, ge=8, le=1_000_000, description="HNSW: candidates while building.")
+    hnsw_m: int = Field(32, ge=2, le=2048, description="HNSW: links of each node.")
+    hnsw_ef_construction: int = Field(300, ge=8, le=1_000_000, description="HNSW: candidates while building.")
     hnsw_ef: int = Field(
-        128, ge=1, le=32768, description="HNSW: candidates while searching; raised to the hits asked for."
+        1024, ge=1, le=32768, description="HNSW: candidates while searching; raised to the hits asked for."
     )
     consistency: Literal["bounded", "strong"] = Field(
         "bounded",

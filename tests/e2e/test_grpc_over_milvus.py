@@ -73,7 +73,7 @@ def filled(one: Client) -> str:
 def test_the_server_says_what_it_searches(one: Client, other: Client) -> None:
     index = one.info().index
     assert (index.engine, index.engine_version) == ("milvus", "v2.3.5-lite")
-    assert (index.index_type, index.index_params) == ("HNSW", {"M": "16", "efConstruction": "200"})
+    assert (index.index_type, index.index_params) == ("HNSW", {"M": "32", "efConstruction": "300"})
     assert index.default_consistency == "bounded"
     assert other.info().index.index_type == "FLAT"
     assert one.health() == "serving"
