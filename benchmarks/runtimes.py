@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,19 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from PIL import Image
-from skimage import data
 
 from benchmarks.machine import cores, facts
+from benchmarks.sections.limit import repeat
 from benchmarks.workspace import Workspace
-from clipseek_server.encoding.bundle import TEXT_FILE, VISION_FILE
+from clipseek_export.measure import similarity
+from clipseek_export.samples import photographs
+from clipseek_server.encoding.bundle import TEXT_FILE, VISION_FILE, read_manifest
 from clipseek_server.encoding.sessions import GraphSession
 
 Pixels = npt.NDArray[np.uint8]
 Run = Callable[[dict[str, Any]], npt.NDArray[np.float32]]
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry")
-SIDE = 224
 BATCHES = (1, 8)
 TOKENS = 12
 """Of a sentence with ten words."""
@@ -47,13 +45,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the JSON file (default: FOLDER/runtimes.json)")
     options = parser.parse_args()
     workspace = Workspace(options.folder)
-    pictures = [_pixels(name) for name in PHOTOGRAPHS]
+    pictures = photographs(read_manifest(workspace.bundle("fp32")).space.pixels)
     ways = dict(_picture_ways(workspace, pictures))
     sentence = {
         "input_ids": np.arange(1, TOKENS + 1, dtype=np.int64)[None],
         "attention_mask": np.ones((1, TOKENS), np.int64),
     }
-    loads = {f"pictures/s, batch {batch}": {"pixels": np.repeat(pictures[0], batch, axis=0)} for batch in BATCHES}
+    loads = {f"pictures/s, batch {batch}": {"pixels": pictures[:batch]} for batch in BATCHES}
     found: dict[str, dict[str, float]] = {name: {"cosine": _cosine(ways, name, pictures)} for name in ways}
     for name, load in loads.items():
         batch = len(load["pixels"])
@@ -67,7 +65,7 @@ def main() -> None:
     output.write_text(json.dumps({"runtimes": {"machine": facts(options.folder), "ways": found}}, indent=1) + "\n")
 
 
-def _picture_ways(workspace: Workspace, pictures: list[Pixels]) -> Iterator[tuple[str, Run]]:
+def _picture_ways(workspace: Workspace, pictures: Pixels) -> Iterator[tuple[str, Run]]:
     fp32 = workspace.bundle("fp32") / VISION_FILE
     fixed = workspace.folder / "vision-static-int8.onnx"
     if not fixed.exists():
@@ -114,15 +112,15 @@ def _first(model: Any, inputs: dict[str, Any]) -> npt.NDArray[np.float32]:
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime.quantization is untyped
-    def __init__(self, pictures: list[Pixels]) -> None:
+    def __init__(self, pictures: Pixels) -> None:
         self._left = iter(pictures)
 
     def get_next(self) -> dict[str, Pixels] | None:
         pixels = next(self._left, None)
-        return None if pixels is None else {"pixels": pixels}
+        return None if pixels is None else {"pixels": pixels[None]}
 
 
-def _quantise(graph: Path, quantised: Path, pictures: list[Pixels]) -> None:
+def _quantise(graph: Path, quantised: Path, pictures: Pixels) -> None:
     quantize_static(
         str(graph),
         str(quantised),
@@ -135,32 +133,22 @@ def _quantise(graph: Path, quantised: Path, pictures: list[Pixels]) -> None:
     )
 
 
-def _pixels(name: str) -> Pixels:
-    photograph = Image.fromarray(getattr(data, name)()).convert("RGB").resize((SIDE, SIDE))
-    return np.ascontiguousarray(np.asarray(photograph).transpose(2, 0, 1)[None])
-
-
-def _cosine(ways: dict[str, Run], name: str, pictures: list[Pixels]) -> float:
-    """The mean cosine to fp32's embeddings, which have length 1 like all."""
+def _cosine(ways: dict[str, Run], name: str, pictures: Pixels) -> float:
+    """The mean cosine to fp32's embeddings."""
     right, found = (
-        np.concatenate([ways[way]({"pixels": pixels}) for pixels in pictures]) for way in ("ONNX Runtime fp32", name)
+        np.concatenate([ways[way]({"pixels": pixels[None]}) for pixels in pictures])
+        for way in ("ONNX Runtime fp32", name)
     )
-    return float((right * found).sum(axis=1).mean())
+    return similarity(found, right).cosine_mean
 
 
 def _medians(ways: dict[str, Run], load: dict[str, Any], turns: int, seconds: float) -> dict[str, float]:
     """Seconds of one run, by way."""
-    medians: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(turns):
         for name, run in ways.items():
-            run(load)
-            times = []
-            end = time.perf_counter() + seconds
-            while (begin := time.perf_counter()) < end:
-                run(load)
-                times.append(time.perf_counter() - begin)
-            medians[name].append(statistics.median(times))
-    return {name: statistics.median(each) for name, each in medians.items()}
+            taken[name].append(repeat(partial(run, load), seconds)[0])
+    return {name: statistics.median(each) for name, each in taken.items()}
 
 
 if __name__ == "__main__":

@@ -244,10 +244,8 @@ def _runtimes(results: Results) -> Iterable[str]:
     columns = list(dict.fromkeys(column for way in ways.values() for column in way))
     yield from _head(["", *columns])
     for name, way in ways.items():
-        # Four digits of a cosine say nothing.
-        numbers = (
-            f"{way[column]:.5f}" if column == "cosine" else _number(way[column]) for column in columns[: len(way)]
-        )
+        # Fewer digits of a cosine say nothing.
+        numbers = (f"{value:.5f}" if column == "cosine" else _number(value) for column, value in way.items())
         yield _row([name, *numbers, *[""] * (len(columns) - len(way))])
 
 

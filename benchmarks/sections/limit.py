@@ -43,7 +43,7 @@ class Alone:
     def pictures(self, batch: int, seconds: float) -> dict[str, float]:
         """Pictures a second in batches of that size, and the CPU milliseconds of each."""
         pixels = np.stack([golden_pixels(seed, self.manifest.space.pixels) for seed in range(batch)])
-        each, cpu = _repeat(lambda: self._vision(pixels=pixels), seconds)
+        each, cpu = repeat(lambda: self._vision(pixels=pixels), seconds)
         return {"rate": batch / each, "ms": each / batch * 1000, "cpu_ms": cpu / batch * 1000}
 
     def tokens(self, count: int, seconds: float) -> float:
@@ -51,7 +51,7 @@ class Alone:
         ids = np.full((1, count), 100, np.int64)
         ids[0, -1] = self._tokenizer.tokenize("").ids[-1]
         mask = np.ones_like(ids)
-        return _repeat(lambda: self._text(input_ids=ids, attention_mask=mask), seconds)[0] * 1000
+        return repeat(lambda: self._text(input_ids=ids, attention_mask=mask), seconds)[0] * 1000
 
     def sentences(self, seconds: float) -> float:
         """Milliseconds of one of the load's sentences, tokenizing included; the median."""
@@ -131,7 +131,7 @@ def gemm_gflops(precision: Precision, seconds: float) -> float:
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores()
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    each, _ = _repeat(lambda: session.run(None, {"left": left}), seconds)
+    each, _ = repeat(lambda: session.run(None, {"left": left}), seconds)
     return 2 * _MATRIX**3 / each / 1e9
 
 
@@ -144,7 +144,7 @@ def _session(path: Path, *, spinning: bool) -> Any:
     return lambda **inputs: session.run(None, inputs)
 
 
-def _repeat(call: Any, seconds: float) -> tuple[float, float]:
+def repeat(call: Any, seconds: float) -> tuple[float, float]:
     """Median seconds of a call, and mean CPU seconds of it."""
     call()
     taken: list[float] = []
