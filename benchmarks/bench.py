@@ -3,7 +3,6 @@
 import math
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,11 +91,10 @@ class Bench:
             address,
             log,
             grpc_serves,
+            settled=lambda: data_dir is None or "collection is in memory" in log.read_text(),
             environment=settings,
             metrics_address=metrics_address,
         ) as program:
-            while data_dir and "collection is in memory" not in log.read_text():
-                time.sleep(0.1)
             yield program
 
     @property

@@ -93,6 +93,7 @@ def running(
     log: Path,
     serves: Callable[[str], bool],
     *,
+    settled: Callable[[], bool] = lambda: True,
     environment: Mapping[str, str] | None = None,
     metrics_address: str = "",
 ) -> Iterator[Program]:
@@ -103,11 +104,12 @@ def running(
         address: Where it will listen.
         log: Where its output goes.
         serves: Whether it serves, asked again and again.
+        settled: Whether it has done what it does beside serving at first, asked thereafter.
         environment: Beside this process's own.
         metrics_address: Where it will answer Prometheus.
 
     Raises:
-        RuntimeError: It ended, or does not serve in three minutes; the message has the end of its log.
+        RuntimeError: It ended, or is not so far in three minutes; the message has the end of its log.
     """
     begin = time.monotonic()
     with log.open("wb") as output:
@@ -115,11 +117,17 @@ def running(
             command, stdout=output, stderr=output, env={**os.environ, **(environment or {})}, start_new_session=True
         )
     try:
-        while not serves(address):
-            if process.poll() is not None or time.monotonic() > begin + _START_TIMEOUT:
-                raise RuntimeError(f"{command[0]} does not serve:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(_POLL)
-        yield Program(address, process.pid, time.monotonic() - begin, metrics_address)
+
+        def wait(done: Callable[[], bool]) -> float:
+            while not done():
+                if process.poll() is not None or time.monotonic() > begin + _START_TIMEOUT:
+                    raise RuntimeError(f"{command[0]} does not serve:\n{log.read_text(errors='replace')[-2000:]}")
+                time.sleep(_POLL)
+            return time.monotonic() - begin
+
+        start_seconds = wait(lambda: serves(address))
+        wait(settled)
+        yield Program(address, process.pid, start_seconds, metrics_address)
     finally:
         process.terminate()
         try:

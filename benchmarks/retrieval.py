@@ -71,8 +71,7 @@ class Bundle:
         tokens = [tokenizer.tokenize(text) for text in texts]
 
         def length(row: int) -> int:
-            # What the server batches by: the next power of two.
-            return max(8, 1 << (len(tokens[row].ids) - 1).bit_length())
+            return tokens[row].like_length
 
         found = np.empty((len(texts), self.manifest.dimension), np.float32)
         for _, rows in groupby(sorted(range(len(texts)), key=length), length):

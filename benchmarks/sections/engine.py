@@ -57,6 +57,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
     limit = 1000 / (ort["ms"] + decode / cores())
     search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
     stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
+    towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
     latency = milliseconds(search)
     assert search.total.latency is not None
     return {
@@ -81,12 +82,9 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
             "queue_ms": stages["queue"],
             "inference_ms": stages["inference"],
             "index_ms": stages["index"],
-            "own_code_ms": stages["total"] - stages["queue"] - stages["inference"] - stages["index"],
+            "own_code_ms": stages["total"] - towers_and_index,
             "wire_ms": search.total.latency.mean * 1000 - stages["total"],
-            "wire_and_own_code_ms": search.total.latency.mean * 1000
-            - stages["queue"]
-            - stages["inference"]
-            - stages["index"],
+            "wire_and_own_code_ms": search.total.latency.mean * 1000 - towers_and_index,
         },
     }
 

@@ -16,6 +16,7 @@ from clipseek_server.catalog.checks import Checks
 from clipseek_server.catalog.collections import Collections
 from clipseek_server.catalog.images import Images
 from clipseek_server.catalog.inserts import Inserts
+from clipseek_server.catalog.interfaces import Index
 from clipseek_server.catalog.models import Models
 from clipseek_server.catalog.rebuilds import Rebuilds
 from clipseek_server.catalog.searches import Searches
@@ -194,7 +195,7 @@ def _index_class() -> "type[MilvusIndex]":
 class _IndexWatch:
     """Keeps the health entries that need Milvus honest."""
 
-    def __init__(self, index: "MilvusIndex", health: Health) -> None:
+    def __init__(self, index: Index, health: Health) -> None:
         self._index = index
         self._health = health
         self._answers: bool | None = None

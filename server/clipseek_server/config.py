@@ -38,10 +38,10 @@ _RECORD_BYTES = 1024
 _THUMBNAIL_BYTES = 32 * 1024
 """The largest thumbnail."""
 
-_DIMENSIONS = 4096
+MAX_DIMENSION = 4096
 """More than any CLIP model has; requests hold no longer embeddings either."""
 
-_EMBEDDING_BYTES = 4 * _DIMENSIONS + 128
+_EMBEDDING_BYTES = 4 * MAX_DIMENSION + 128
 """The largest embedding, with its space and what else an answer says of it."""
 
 _ITEM_RESULT_BYTES = 2048

@@ -70,7 +70,7 @@ def test_the_largest_limits_that_fit():
 def test_what_the_largest_parts_of_an_answer_are():
     """The settings import nothing of the rooms that make them."""
     assert config._THUMBNAIL_BYTES == thumbnails.MAX_BYTES
-    embedding = convert.embedding(np.ones(config._DIMENSIONS, np.float32), "0" * 64)
+    embedding = convert.embedding(np.ones(config.MAX_DIMENSION, np.float32), "0" * 64)
     result = embedding_service_pb2.EmbedTextResult(embedding=embedding, text_truncated=True)
     assert embedding_service_pb2.EmbedTextResponse(results=[result]).ByteSize() <= config._EMBEDDING_BYTES
 

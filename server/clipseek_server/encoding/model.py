@@ -40,9 +40,6 @@ Item = TypeVar("Item")
 _TOKENIZE_ON_THE_LOOP_CHARACTERS = 1000
 """Longer texts take longer than the event loop should wait: a thread has them."""
 
-_SHORTEST_TEXT = 8
-"""Tokens; shorter texts cost as much."""
-
 GOLDEN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
 """How near a golden embedding must be: other processors round differently, most of all the quantised ones."""
 
@@ -83,8 +80,8 @@ class LoadedModel:
             self._run_text,
             settings,
             max_batch=settings.text_batch,
-            weigh=_padded_length,
-            may_join=lambda batch, text: _padded_length(text) == _padded_length(batch[0]),
+            weigh=lambda text: text.like_length,
+            may_join=lambda batch, text: text.like_length == batch[0].like_length,
         )
 
     @classmethod
@@ -273,11 +270,6 @@ class _Tower(Generic[Item]):
 
     async def _run_on_thread(self, items: Sequence[Item]) -> list[Vector | Exception]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-
-
-def _padded_length(text: TokenizedText) -> int:
-    """Tokens that a text is taken for: the next power of two, so that texts of like length go together."""
-    return max(_SHORTEST_TEXT, 1 << (len(text.ids) - 1).bit_length())
 
 
 def _finite(vector: Vector) -> Vector | Exception:

@@ -13,6 +13,9 @@ from clipseek_server.errors import StartupError
 
 TokenIds = npt.NDArray[np.int64]
 
+_SHORTEST_TEXT = 8
+"""Tokens; shorter texts cost as much."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenizedText:
@@ -25,6 +28,11 @@ class TokenizedText:
 
     ids: TokenIds
     truncated: bool
+
+    @property
+    def like_length(self) -> int:
+        """Tokens that the text is taken for: the next power of two, so that texts of like length go together."""
+        return max(_SHORTEST_TEXT, 1 << (len(self.ids) - 1).bit_length())
 
 
 class TextTokenizer:

@@ -141,9 +141,8 @@ class _Stream:
             task.add_done_callback(finished)
 
     async def _insert(self, item: pb.BulkInsertItem, collection: str, on_exists: OnExists) -> None:
-        call = replace(
-            self._call, deadline=self._item_deadline(), started=time.monotonic()
-        )  # its stages are the stream's
+        # Its stages are the stream's.
+        call = replace(self._call, deadline=self._item_deadline(), started=time.monotonic())
         result = pb.BulkInsertResult(sequence=item.sequence)
         try:
             new = NewImage(

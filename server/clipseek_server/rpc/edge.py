@@ -11,7 +11,7 @@ may have read up to that before we can refuse what is too large or one too many,
 can thus hold twice the budget with pairs of large messages to methods with pictures, and to the others one message of
 the largest size for each reservation of a small one: by default 32 times 32 MiB, for as long as a refusal takes.
 
-The request id goes back in the trailing metadata, which cost nothing, and those who watch a stream get it before the
+The request id goes back in the trailing metadata, which costs nothing, and those who watch a stream get it before the
 first answer too, but not before an error: a client retries, and heeds how long to wait before that, only when an error
 is all that it got.
 """

@@ -10,14 +10,12 @@ from functools import cache
 
 from google.protobuf.descriptor import Descriptor
 
-from clipseek_server.config import Settings
+from clipseek_server.config import MAX_DIMENSION, Settings
 from clipseek_server.errors import InvalidField, MalformedMessage
 
 _VARINT, _FIXED64, _DELIMITED, _GROUP, _END_GROUP, _FIXED32 = range(6)
 
 _MAX_VARINT_BYTES = 10
-_LONGEST_VECTOR = 4096
-"""Numbers of an embedding; some clients send each as a field of its own."""
 _FIELDS_OF_ITS_OWN = 64
 """More than a message has beside what it repeats: what is set once, and what a newer client adds."""
 
@@ -28,7 +26,7 @@ def most_fields(settings: Settings) -> int:
     return _FIELDS_OF_ITS_OWN + max(
         settings.max_batch_ids,
         settings.max_batch_items * (_FIELDS_OF_ITS_OWN + of_metadata),
-        settings.max_search_terms * (_FIELDS_OF_ITS_OWN + _LONGEST_VECTOR),
+        settings.max_search_terms * (_FIELDS_OF_ITS_OWN + MAX_DIMENSION),  # some clients send each number as a field
         2 * of_metadata,  # an update's metadata, and the keys of its mask
     )
 
