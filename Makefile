@@ -13,12 +13,14 @@ TORCH := torch==2.13.0
 TORCH_FLAGS ?=
 
 PICTURES ?=
+# The shell takes it from there, whatever characters are in it.
+export PICTURES
 LISTEN ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
 # More processes than four would need more memory than they save time.
 TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 4 ? 4 : n )))
 
-DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) $(if $(PICTURES),--pictures "$(PICTURES)")
+DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) $(if $(PICTURES),--pictures "$$PICTURES")
 
 ##@ Use
 .PHONY: help

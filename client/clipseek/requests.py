@@ -24,6 +24,8 @@ Message = TypeVar("Message")
 
 # Larger ones do not survive JSON's numbers.
 _LARGEST_INT = 2**53
+# More levels than the server takes, and fewer than protobuf can copy.
+_DEEPEST = 24
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_TEXT = "holds a lone surrogate, so it is no Unicode text"
 
@@ -207,8 +209,10 @@ def _word(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value.upper()
 
 
-def _check_json(value: object, place: str) -> None:
+def _check_json(value: object, place: str, level: int = 0) -> None:
     match value:
+        case Mapping() | list() | tuple() if level > _DEEPEST:
+            problem = "is nested too deep"
         case str() if not is_text(value):
             problem = _NO_TEXT
         case None | bool() | str():
@@ -229,11 +233,11 @@ def _check_json(value: object, place: str) -> None:
                     raise InvalidArgumentError(
                         f"{place}: the key {key!r} {_NO_TEXT}", reason="INVALID_FIELD", field=place
                     )
-                _check_json(inner, f"{place}.{key}")
+                _check_json(inner, f"{place}.{key}", level + 1)
             return
         case list() | tuple():
             for inner in value:
-                _check_json(inner, place)
+                _check_json(inner, place, level + 1)
             return
         case _:
             problem = f"is a {type(value).__name__}, which JSON does not have"

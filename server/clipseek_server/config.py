@@ -54,7 +54,12 @@ class Settings(BaseSettings):
     """The server's settings."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CLIPSEEK_", extra="forbid", cli_kebab_case=True, cli_prog_name="clipseek-server", frozen=True
+        env_prefix="CLIPSEEK_",
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_prog_name="clipseek-server",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     # Where it listens and where things are.

@@ -126,6 +126,27 @@ def test_run_stays_serving_until_ended(bundle, listen, pictures, tmp_path, endin
         socket.create_connection((host, int(port)))
 
 
+def test_make_takes_a_folder_of_any_name(tmp_path):
+    environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    for stamp in (".made", ".uv", ".locked", ".torch", ".installed"):  # in the order in which make would make them
+        (environment / stamp).touch()
+    python = environment / "bin" / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    folder = f"""{tmp_path}/a "b" 'c' `touch {tmp_path}/run` $(touch {tmp_path}/run)"""
+    # A $ is make's own, and is doubled for it.
+    made = subprocess.run(
+        ["make", "--no-print-directory", "demo", f"VENV={environment}", f"PICTURES={folder.replace('$', '$$')}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-1] == folder
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_that_are_meant_for_another_server_do_not_reach_it(bundle, listen, pictures, tmp_path) -> None:
     options = ("--bundle", bundle, "--data", tmp_path / "data", "--listen", listen, "--pictures", pictures)
     elsewhere = os.environ | {"CLIPSEEK_MILVUS_URI": "http://127.0.0.1:1", "CLIPSEEK_THREADS": "-1"}

@@ -565,6 +565,7 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path):
         (["config", "--max-bytes-in-flight", str(256 * MIB)], "lower it to 4"),
         (["config", "--max-small-message-bytes", str(64 * MIB)], "max_small_message_bytes"),
         (["config", "--max-metadata-bytes", "4096"], "max_metadata_bytes: an answer could take"),
+        (["config", "--sweep-grace", "inf"], "finite"),
         (["config", "--no-such-setting", "1"], "no-such-setting"),
         (["dance"], "dance"),
         ([], "command"),

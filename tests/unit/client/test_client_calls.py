@@ -1,5 +1,6 @@
 """Every method of both clients, against a small real server."""
 
+import functools
 import hashlib
 import io
 import os
@@ -79,6 +80,8 @@ def test_pictures_are_bytes_paths_or_pil_images(client: Any, server: SmallServer
         {"a": {"b": [set()]}},
         {"a": {"b": ["\udce9"]}},
         {"\udce9": 1},
+        {"a": functools.reduce(lambda inner, _: [inner], range(3000), 1)},
+        functools.reduce(lambda inner, _: {"a": inner}, range(50), {}),
     ],
 )
 def test_metadata_that_json_cannot_hold_is_refused_here(client: Any, server: SmallServer, metadata: Any) -> None:
