@@ -1,7 +1,7 @@
 """Milvus Lite inside this process, behind a socket that only this user can open.
 
 Opened by path, pymilvus would have it listen on a TCP port without a password. It is a sound store as long as one
-process opens a folder and one writer writes to a collection.
+process opens a folder and one writer writes to a collection, with what ``durable_lite`` and ``consistent_lite`` change.
 """
 
 import os
@@ -53,9 +53,10 @@ class Lite:
         from milvus_lite.adapter.grpc.server import start_server_in_thread
         from milvus_lite.exceptions import DataDirLockedError
 
-        from clipseek_server.index import durable_lite
+        from clipseek_server.index import consistent_lite, durable_lite
 
         durable_lite.install()
+        consistent_lite.install()
         self._socket_folder = _new_socket_folder()
         try:
             self._server, self._database, _ = start_server_in_thread(
