@@ -25,6 +25,9 @@ _ROUNDS = 5
 _SEGMENT = 32_768
 """Codes lie in segments of so many slots, so that growing copies nothing."""
 
+_STEP = 1024
+"""A segment is scanned up to its last used slot, rounded up to a multiple of this."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
@@ -65,7 +68,7 @@ class Codes:
 
     def fill(self, first: int, vectors: Matrix, wanted: npt.NDArray[np.bool_]) -> None:
         """Write the codes of slots from ``first`` on, a multiple of 1,024; those that are not wanted are cleared."""
-        segment = self._segment(first)
+        segment = self._segment(first + len(vectors) - 1)
         packed = self._pack(np.where(wanted[:, None], vectors - self._mean, np.float32(0)))
         begin = first % _SEGMENT // self._packer.nvec
         segment.blocks[begin : begin + len(packed)] = packed
@@ -88,14 +91,16 @@ class Codes:
     def _segment(self, slot: int) -> _Segment:
         while slot >= len(self._segments) * _SEGMENT:
             self._segments.append(self._new_segment())
-        return self._segments[slot // _SEGMENT]
+        segment = self._segments[slot // _SEGMENT]
+        if slot % _SEGMENT >= segment.index.ntotal:
+            segment.index.ntotal = segment.index.ntotal2 = (slot % _SEGMENT // _STEP + 1) * _STEP
+        return segment
 
     def _new_segment(self) -> _Segment:
         empty = self._pack(np.zeros((1, self._dimension), dtype=np.float32))
         index = self._copy_of_trained()
         # As large as it will be from the start: memory that moved would move under a scan.
         index.codes.resize(_SEGMENT // self._packer.nvec * self._packer.block_size)
-        index.ntotal = index.ntotal2 = _SEGMENT
         blocks = faiss.rev_swig_ptr(index.codes.get(), index.codes.size()).reshape(-1, self._packer.block_size)
         blocks[:] = empty
         return _Segment(index, blocks)

@@ -46,6 +46,23 @@ def test_finds_what_is_written_and_not_what_is_cleared(monkeypatch: pytest.Monke
     assert 1100 not in near
 
 
+def test_a_segment_that_has_just_begun_is_scanned_no_further_than_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "_SEGMENT", 1024)
+    monkeypatch.setattr(quantised, "_STEP", 32)
+    vectors = _vectors(1030, 64)
+    codes = Codes(vectors[:100])
+    codes.fill(0, vectors[:1024], np.ones(1024, dtype=np.bool_))
+    for slot in range(1024, 1030):
+        codes.put(slot, vectors[slot])
+    assert [segment.index.ntotal for segment in codes._segments] == [1024, 32]
+    # More than there are in the second one.
+    for slot, near in zip((0, 1029), codes.nearest(vectors[[0, 1029]], 100), strict=True):
+        assert slot in near
+        assert (np.diff(near) > 0).all()
+        assert near[0] >= 0
+        assert near[-1] < 1024 + 32
+
+
 def test_learns_from_fewer_vectors_than_there_are_codes() -> None:
     vectors = _vectors(3, 8)
     codes = Codes(vectors)
