@@ -1,7 +1,7 @@
 """The contract's messages, as results."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper
 
 _LARGEST_INT = 2**53
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def image(message: image_pb2.Image) -> results.Image:
@@ -227,7 +228,8 @@ def _json(message: Value) -> results.Json:
 
 
 def _datetime(message: Timestamp) -> datetime:
-    return message.ToDatetime(UTC)
+    # Ten of them in an answer: protobuf's own conversion takes three times as long.
+    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
 
 
 def _number(value: Any) -> Any:

@@ -140,6 +140,8 @@ class Searches:
 
     async def _query_vector(self, index: CollectionIndex, terms: Sequence[Term], call: Call) -> tuple[Vector, bool]:
         embedded = await gather(self._embed(index, term, call) for term in terms)
+        if len(terms) == 1 and terms[0].weight > 0:  # most searches: it has length 1 already
+            return embedded[0]
         total = np.zeros(index.info.dimension, dtype=np.float64)
         for term, (vector, _) in zip(terms, embedded, strict=True):
             total += term.weight * vector.astype(np.float64)
