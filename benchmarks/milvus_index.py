@@ -14,6 +14,7 @@ are merged before the indexes are built, as Milvus itself does sooner or later: 
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--token", default="", help="USER:PASSWORD or an API key, where the server asks for it")
     parser.add_argument("--sizes", default="10000,100000", help="rows (default: %(default)s)")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of pictures (default: %(default)s)")
+    parser.add_argument("--indexes", type=re.compile, default="", help="only those whose name has this regex in it")
     parser.add_argument("--searches", type=int, default=200, help="pictures, and as many texts (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="the JSON file")
     options = parser.parse_args()
@@ -125,7 +127,7 @@ def main() -> None:
     try:
         for kind in kinds:
             for size in sizes:
-                for found in _measure(client, kind, size, options.searches):
+                for found in _measure(client, kind, size, options.indexes, options.searches):
                     lines += found
                     if options.output:
                         _write(options.output, machine, lines)
@@ -137,13 +139,17 @@ def main() -> None:
             _print_fastest(kind, size, [line for line in lines if (line.kind, line.rows) == (kind, size)])
 
 
-def _measure(client: MilvusClient, kind: str, size: int, searches: int) -> Iterator[list[Measured]]:
+def _measure(
+    client: MilvusClient, kind: str, size: int, indexes: re.Pattern[str], searches: int
+) -> Iterator[list[Measured]]:
     """The lines of each index."""
     queries = _fill(client, kind, size, searches)
     _merge_segments(client, size)
     for build in _builds(size):
-        seconds = _rebuild(client, build, size)
         index = " ".join([build.type, *_named(build.params)])
+        if not indexes.search(index):
+            continue
+        seconds = _rebuild(client, build, size)
         segments = _load(client, build, size)
         lines = []
         for search in build.searches:
