@@ -134,12 +134,15 @@ class Settings(BaseSettings):
         10.0, gt=0, description="Seconds that one call to Milvus may take before it counts as away."
     )
     index_type: IndexType = Field(
-        "HNSW",
+        "IVF_FLAT",
         description="Index of new collections on a Milvus server. On Milvus Lite vectors are searched in memory.",
     )
     ivf_nlist: int = Field(1024, ge=1, le=65536, description="IVF_FLAT: clusters.")
     ivf_nprobe: int = Field(
-        256, ge=1, le=65536, description="IVF_FLAT: clusters that a search looks into; at most nlist."
+        256,
+        ge=1,
+        le=65536,
+        description="IVF_FLAT: clusters that a search looks into; at most nlist. Four times as many with a filter.",
     )
     hnsw_m: int = Field(32, ge=2, le=2048, description="HNSW: links of each node.")
     hnsw_ef_construction: int = Field(300, ge=8, le=1_000_000, description="HNSW: candidates while building.")

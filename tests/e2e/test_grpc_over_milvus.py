@@ -57,8 +57,8 @@ def one(milvus: None, bundle: Path, data_dir: Path) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def other(milvus: None, bundle: Path, data_dir: Path) -> Iterator[Client]:
-    """A client of a second server over the same Milvus and the same pictures; what it makes is FLAT."""
-    with ServerThread(_settings(bundle, data_dir, index_type="FLAT")) as server, Client(server.address) as client:
+    """A client of a second server over the same Milvus and the same pictures; what it makes is HNSW."""
+    with ServerThread(_settings(bundle, data_dir, index_type="HNSW")) as server, Client(server.address) as client:
         yield client
 
 
@@ -73,9 +73,10 @@ def filled(one: Client) -> str:
 def test_the_server_says_what_it_searches(one: Client, other: Client) -> None:
     index = one.info().index
     assert (index.engine, index.engine_version) == ("milvus", "v2.3.5-lite")
-    assert (index.index_type, index.index_params) == ("HNSW", {"M": "32", "efConstruction": "300"})
+    assert (index.index_type, index.index_params) == ("IVF_FLAT", {"nlist": "1024"})
     assert index.default_consistency == "bounded"
-    assert other.info().index.index_type == "FLAT"
+    index = other.info().index
+    assert (index.index_type, index.index_params) == ("HNSW", {"M": "32", "efConstruction": "300"})
     assert one.health() == "serving"
 
 
@@ -114,21 +115,20 @@ def test_pages_filters_and_counts(one: Client, filled: str) -> None:
 
 
 def test_efforts(one: Client, other: Client, filled: str) -> None:
-    with pytest.raises(FailedPreconditionError, match="FAST, THOROUGH") as refused:
-        one.search_text("a", collection=filled, effort="exact")
-    assert refused.value.reason == "EFFORT_NOT_SERVED"
-    assert refused.value.metadata == {"effort": "EXACT", "index": "HNSW", "served": "FAST, THOROUGH"}
-    assert set(one.get_collection(filled).efforts) == {"fast", "thorough"}
-    for effort in ("fast", "thorough"):
-        found = one.search_image(picture(5), collection=filled, effort=effort, consistency="strong")
-        assert found[0].image_id == "p005"
-
-    other.insert(picture(5), image_id="five", collection="flat")
-    # Whichever server searches it.
+    other.insert(picture(5), image_id="five", collection="graph")
+    # Whichever server searches it: an index is what it was made as.
     for client in (one, other):
-        assert set(client.get_collection("flat").efforts) == {"fast", "thorough", "exact"}
-        found = client.search_image(picture(5), collection="flat", effort="exact", consistency="strong")
+        assert set(client.get_collection(filled).efforts) == {"fast", "thorough", "exact"}
+        for effort in ("fast", "thorough", "exact"):
+            found = client.search_image(picture(5), collection=filled, effort=effort, consistency="strong")
+            assert found[0].image_id == "p005"
+        assert set(client.get_collection("graph").efforts) == {"fast", "thorough"}
+        found = client.search_image(picture(5), collection="graph", effort="thorough", consistency="strong")
         assert [hit.image_id for hit in found] == ["five"]
+        with pytest.raises(FailedPreconditionError, match="FAST, THOROUGH") as refused:
+            client.search_text("a", collection="graph", effort="exact")
+        assert refused.value.reason == "EFFORT_NOT_SERVED"
+        assert refused.value.metadata == {"effort": "EXACT", "index": "HNSW", "served": "FAST, THOROUGH"}
 
 
 def test_two_servers_over_one_milvus(one: Client, other: Client, filled: str) -> None:

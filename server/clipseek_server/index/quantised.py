@@ -20,7 +20,7 @@ SAMPLE = 8192
 
 _BITS = 4
 _ROUNDS = 5
-"""Of k-means. 25, of 20,000 vectors, found no more with benchmarks/resident.py's."""
+"""Of k-means. 25, of 20,000 vectors, found no more with benchmarks.resident's."""
 
 _SEGMENT = 32_768
 """Codes lie in segments of so many slots, so that growing copies nothing."""

@@ -114,7 +114,7 @@ class Table:
             anns_field=VECTOR_FIELD,
             search_params={
                 "metric_type": METRIC,
-                "params": self._vector_index.search_params(effort, limit, self._settings),
+                "params": self._vector_index.search_params(effort, limit, self._settings, filtered=filter is not None),
             },
             consistency_level=self._consistency(strong),
         )
