@@ -30,16 +30,17 @@ def main() -> None:
     bench = Bench(PROFILES[options.profile], Workspace(options.folder, small=PROFILES[options.profile].small))
     path: Path = options.results or options.folder / f"{options.profile}.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results |= {"profile": options.profile, "machine": facts(options.folder)}
+    results["machine"] = facts(options.folder)
     for name in options.sections:
         begin = time.monotonic()
         print(f"{name} ...", flush=True)
         section = importlib.import_module(f"benchmarks.sections.{name}")
         results[name] = section.measure(bench)
-        results.setdefault("took_seconds", {})[name] = round(time.monotonic() - begin, 1)
-        results.setdefault("measured", {})[name] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        seconds = round(time.monotonic() - begin, 1)
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        results.setdefault("runs", {})[name] = {"profile": options.profile, "at": at, "seconds": seconds}
         path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{name}: {results['took_seconds'][name]} s", flush=True)
+        print(f"{name}: {seconds} s", flush=True)
     print(f"{path} is ready; python -m benchmarks.report {path} makes tables and plots of it")
 
 

@@ -36,7 +36,7 @@ class Goal:
 def goals(results: dict[str, Any]) -> list[Goal]:
     """All of them; what a run left out has no number."""
     found = _Numbers(results)
-    return [*_pictures(found), *_searches(found), *_others(found), *_peers(found)]
+    return [*_pictures(found), *_searches(found), *_resident(results), *_others(found), *_peers(found)]
 
 
 class _Numbers:
@@ -109,6 +109,14 @@ def _searches(found: _Numbers) -> Iterator[Goal]:
             yield _at_least(f"{what}: p50 of one caller", lower, "x lower", latency)
             rate = found.ratio(_rate("search_text", ours), _rate("search_text", other))
             yield _at_least(f"{what}: throughput of 16 callers", higher, "x", rate)
+
+
+def _resident(results: dict[str, Any]) -> Iterator[Goal]:
+    searches = results.get("resident", {}).get("searches", [])
+    found = [each for each in searches if each["rows"] == 100_000 and each["search"] == "default"]
+    what = "searches in memory among 100,000, the worst of pictures and texts, clustered and spread"
+    yield _at_least(f"{what}: recall@10", 0.99, "", min((each["recall"] for each in found), default=None))
+    yield _at_most(f"{what}: p50", 3, " ms", max((each["p50"] for each in found), default=None))
 
 
 def _others(found: _Numbers) -> Iterator[Goal]:

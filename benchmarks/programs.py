@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-_START_TIMEOUT = 180.0
+_START_TIMEOUT = 600.0
 _STOP_TIMEOUT = 45.0
 _POLL = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -109,7 +109,7 @@ def running(
         metrics_address: Where it will answer Prometheus.
 
     Raises:
-        RuntimeError: It ended, or is not so far in three minutes; the message has the end of its log.
+        RuntimeError: It ended, or is not so far in ten minutes; the message has the end of its log.
     """
     begin = time.monotonic()
     with log.open("wb") as output:

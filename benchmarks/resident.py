@@ -1,6 +1,6 @@
 """Measure the copy of a collection that answers searches beside Milvus Lite: latency, recall, memory, writes.
 
-    python benchmarks/resident.py --sizes 1000,10000,100000 --output resident.json
+    python -m benchmarks.resident --sizes 1000,10000,100000,300000 --output resident.json
 
 Vectors stand for CLIP's at 512 dimensions. Pictures lie in a cone (mean cosine 0.5), in clusters of about 100 or, the
 harder kind, spread evenly; pictures as queries are near one of them, and texts lie outside their cone (best cosine
@@ -12,7 +12,6 @@ import asyncio
 import gc
 import json
 import os
-import platform
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.machine import facts
 from clipseek_server.index.filters import Filter, parse_filter
 from clipseek_server.index.records import Effort, Match, Record, Row
 from clipseek_server.index.resident import ResidentCopy
@@ -213,32 +213,33 @@ def _resident_bytes() -> int:
 
 def main() -> None:
     """Print a table and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1000,10000,30000,100000")
-    parser.add_argument("--kinds", default="clustered,spread")
-    parser.add_argument("--searches", type=int, default=200)
-    parser.add_argument("--output", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.resident",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sizes", default="1000,10000,30000,100000", help="rows (default: %(default)s)")
+    parser.add_argument("--kinds", default="clustered,spread", help="of pictures (default: %(default)s)")
+    parser.add_argument("--searches", type=int, default=200, help="pictures, and as many texts (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="the JSON file")
     arguments = parser.parse_args()
-    lines, others = [], []
+    lines: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     # A process for each: what one leaves behind is no memory of the next.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         for kind in arguments.kinds.split(","):
             for size in map(int, arguments.sizes.split(",")):
-                found, numbers = processes.submit(_measured, kind, size, arguments.searches).result()
-                for line in found:
+                measured, numbers = processes.submit(_measured, kind, size, arguments.searches).result()
+                for line in measured:
                     times = f"p50 {line.p50:6.2f} ms  p99 {line.p99:6.2f} ms"
                     recall = "" if line.recall is None else f"  recall {line.recall:.4f}"
                     print(f"{kind:10}{size:8,} {line.queries:9}{line.search:26}{times}{recall}")
                 print(" " * 19 + ", ".join(f"{name} {value:,.3g}" for name, value in numbers.items()), flush=True)
-                lines += [asdict(line) for line in found]
+                lines += [asdict(line) for line in measured]
                 others.append({"kind": kind, "rows": size, **numbers})
     if arguments.output:
-        machine = {
-            "cores": len(os.sched_getaffinity(0)),
-            "processor": platform.processor(),
-            "python": platform.python_version(),
-        }
-        arguments.output.write_text(json.dumps({"machine": machine, "searches": lines, "copies": others}, indent=1))
+        found = {"machine": facts(Path()), "searches": lines, "copies": others}
+        arguments.output.write_text(json.dumps({"resident": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def _machine(results: Results) -> Iterable[str]:
     yield f"{machine['cpu']}{features}, {machine['cores_used']} of {machine['cores_of_the_machine']} cores, "
     yield f"{machine['memory_gib']} GiB, {machine['gpu'] or 'no GPU'}; {machine['file_system']}; "
     yield f"{machine['system']}, Python {machine['python']}; {packages}."
-    yield f"Profile `{results['profile']}`."
+    runs = (f"{name} `{run['profile']}` ({run['at']})" for name, run in results["runs"].items())
+    yield f"Profiles, and when they were run (UTC): {', '.join(runs)}."
 
 
 def _limit(results: Results) -> Iterable[str]:
@@ -96,6 +97,7 @@ def _search(results: Results) -> Iterable[str]:
         ("mean: the server's own code", "own_code_ms"),
         ("mean: wire and client", "wire_ms"),
         ("… these two together", "wire_and_own_code_ms"),
+        ("mean: gRPC and client alone, of a server that answers at once", "answered_at_once_ms"),
     ):
         yield _row([name, *(_number(each["search"][key]) for each in engine.values())])
 
@@ -249,13 +251,41 @@ def _runtimes(results: Results) -> Iterable[str]:
         yield _row([name, *numbers, *[""] * (len(columns) - len(way))])
 
 
+def _resident(results: Results) -> Iterable[str]:
+    titles = "fast", "default", "thorough", "exact", "filter, 10% left"
+    yield from _head(
+        [
+            "pictures",
+            *(f"{title}: p50 ms" for title in titles),
+            *(f"recall@10, {title}: pictures, texts" for title in titles[:3]),
+            "KB a picture",
+            "codes made in s",
+        ]
+    )
+    searches = {
+        (each["kind"], each["rows"], each["queries"], each["search"]): each for each in results["resident"]["searches"]
+    }
+    for copy in results["resident"]["copies"]:
+        kind, rows = copy["kind"], copy["rows"]
+        times = [_number(searches[kind, rows, "texts", title]["p50"]) for title in titles]
+        recalls = [
+            ", ".join(f"{searches[kind, rows, queries, title]['recall']:.3f}" for queries in ("pictures", "texts"))
+            for title in titles[:3]
+        ]
+        sizes = _number(copy["bytes_per_row"] / 1000), _number(copy["quantise_s"])
+        yield _row([f"{rows:,} {kind}", *times, *recalls, *sizes])
+
+
 def _milvus_index(results: Results) -> Iterable[str]:
-    names = "vectors", "index", "build s", "search", "p50 ms", "p99 ms", "recall@10: pictures", "texts"
-    yield from _head(names)
+    titles = ["vectors", "index", "build s", "search", "p50 ms", "p99 ms"]
+    yield from _head([*titles, "recall@10: pictures", "texts", "texts, filter, 1% left", "p50 ms"])
     for each in results["milvus_index"]["searches"]:
         what = f"{each['rows']:,} {each['kind']}", each["index"], _number(each["build_s"]), each["search"]
-        recalls = f"{each['recall_pictures']:.3f}", f"{each['recall_texts']:.3f}"
-        yield _row([*what, _number(each["p50"]), _number(each["p99"]), *recalls])
+        recalls = [f"{each[f'recall_{of}']:.3f}" for of in ("pictures", "texts")]
+        filtered = ["", ""]
+        if "recall_filtered" in each:
+            filtered = [f"{each['recall_filtered']:.3f}", _number(each["p50_filtered"])]
+        yield _row([*what, _number(each["p50"]), _number(each["p99"]), *recalls, *filtered])
 
 
 _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
@@ -274,6 +304,7 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "retrieval": ("retrieval", _retrieval),
     "retrieval-towers": ("retrieval", _retrieval_towers),
     "runtimes": ("runtimes", _runtimes),
+    "resident": ("resident", _resident),
     "milvus-index": ("milvus_index", _milvus_index),
 }
 

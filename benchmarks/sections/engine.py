@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds
 from benchmarks.machine import cores
-from benchmarks.programs import CpuMeter, Program
+from benchmarks.programs import CpuMeter, Program, free_address, grpc_serves, running
 from benchmarks.sections.limit import Alone
 from clipseek.bench import ClipseekTarget, ClosedLoop
 from clipseek_server.config import Settings
@@ -35,15 +37,22 @@ def measure(bench: Bench) -> dict[str, Any]:
 def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
     rows = min(ROWS, max(bench.profile.sizes))
     alone = Alone(bench.workspace.bundle(precision))
-    with bench.server(precision, bench.workspace.data(precision, rows)) as server:
-        turns = [_turn(bench, precision, server, alone) for _ in range(bench.profile.turns)]
+    with bench.server(precision, bench.workspace.data(precision, rows)) as server, _constant(bench) as constant:
+        turns = [_turn(bench, precision, server, constant, alone) for _ in range(bench.profile.turns)]
         found = medians(turns)
         found["import"] = medians([_import(bench, server, alone) for _ in range(bench.profile.turns // 2 or 1)])
     found["start_seconds"] = sorted(_start_seconds(bench, precision, rows) for _ in range(3))[1]
     return found
 
 
-def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> dict[str, Any]:
+def _constant(bench: Bench) -> AbstractContextManager[Program]:
+    """A server that answers every search at once."""
+    address = free_address()
+    command = [sys.executable, "-m", "benchmarks.peers.constant", address]
+    return running(command, address, bench.workspace.scratch / "constant.log", grpc_serves)
+
+
+def _turn(bench: Bench, precision: Precision, server: Program, constant: Program, alone: Alone) -> dict[str, Any]:
     seconds, pictures = bench.profile.seconds, bench.workspace.pictures()
     files = [Path(path).read_bytes() for path in pictures]
     target = ClipseekTarget(server.address, pictures=pictures)
@@ -56,10 +65,12 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
     decode = alone.decoding(pictures, seconds / 2)
     limit = 1000 / (ort["ms"] + decode / cores())
     search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
+    answered_at_once = bench.load(ClipseekTarget(constant.address), "search_text", ClosedLoop(1), seconds=seconds / 2)
     stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
     towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
     latency = milliseconds(search)
     assert search.total.latency is not None
+    assert answered_at_once.total.latency is not None
     return {
         "batch": batch,
         "ort_rate": ort["rate"],
@@ -85,6 +96,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, alone: Alone) -> 
             "own_code_ms": stages["total"] - towers_and_index,
             "wire_ms": search.total.latency.mean * 1000 - stages["total"],
             "wire_and_own_code_ms": search.total.latency.mean * 1000 - towers_and_index,
+            "answered_at_once_ms": answered_at_once.total.latency.mean * 1000,
         },
     }
 
