@@ -22,7 +22,7 @@ The clipseek server: embeds pictures and sentences with CLIP and finds the neare
 
   clipseek-server serve                                 serve bundles/default with Milvus Lite in ./data
   clipseek-server serve --bundles bundles/clip --listen 0.0.0.0:50051
-  clipseek-server serve --milvus-uri http://milvus:19530 --index-type IVF_FLAT --ivf-nprobe 16
+  clipseek-server serve --milvus-uri http://milvus:19530
   clipseek-server serve --help                          every setting
   clipseek-server config                                print the effective settings as TOML
   clipseek-server health                                exit with 0 if a server is serving

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         256,
         ge=1,
         le=65536,
-        description="IVF_FLAT: clusters that a search looks into; at most nlist. Four times as many with a filter.",
+        description="IVF_FLAT: clusters that a search looks into; at most nlist. With a filter it looks into all.",
     )
     hnsw_m: int = Field(32, ge=2, le=2048, description="HNSW: links of each node.")
     hnsw_ef_construction: int = Field(300, ge=8, le=1_000_000, description="HNSW: candidates while building.")

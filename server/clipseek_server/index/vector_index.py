@@ -17,9 +17,6 @@ _FACTOR = {Effort.FAST: 0.25, Effort.DEFAULT: 1.0, Effort.THOROUGH: 4.0}
 """How many candidates an effort looks at, relative to the setting."""
 _LARGEST_EF = 32768
 
-_FILTERED_FACTOR = 4
-"""IVF_FLAT: a search with a filter looks into so many times as many clusters. The nearest of what it leaves are further
-away, and what it takes away is not compared. HNSW compares all that a narrow filter leaves, by itself."""
 _HITS_A_CLUSTER = 10
 """IVF_FLAT: Milvus makes no more clusters than give each 39 rows on average; some have fewer."""
 
@@ -73,10 +70,11 @@ class VectorIndex:
         if self.type == "HNSW":
             return {"ef": min(_LARGEST_EF, max(limit, round(settings.hnsw_ef * _FACTOR[effort])))}
         if self.type == "IVF_FLAT":
-            if effort is Effort.EXACT:
+            if effort is Effort.EXACT or filtered:
+                # The nearest that a filter leaves lie far apart, and what it takes away is not compared.
                 return {"nprobe": self.nlist}
-            wanted = settings.ivf_nprobe * _FACTOR[effort] * (_FILTERED_FACTOR if filtered else 1)
-            return {"nprobe": min(self.nlist, max(1, round(wanted), limit // _HITS_A_CLUSTER))}
+            probes = round(settings.ivf_nprobe * _FACTOR[effort])
+            return {"nprobe": min(self.nlist, max(1, probes, limit // _HITS_A_CLUSTER))}
         return {}
 
 

@@ -19,7 +19,7 @@ IVF_FLAT = VectorIndex("IVF_FLAT", 1024)
         (IVF_FLAT, Effort.THOROUGH, 10, False, {"nprobe": 1024}),
         (IVF_FLAT, Effort.EXACT, 10, False, {"nprobe": 1024}),
         # What a filter takes away must not be missing from the hits, nor what was asked for beyond what is usual.
-        (IVF_FLAT, Effort.FAST, 10, True, {"nprobe": 256}),
+        (IVF_FLAT, Effort.FAST, 10, True, {"nprobe": 1024}),
         (IVF_FLAT, Effort.DEFAULT, 10, True, {"nprobe": 1024}),
         (IVF_FLAT, Effort.FAST, 5000, False, {"nprobe": 500}),
         (IVF_FLAT, Effort.DEFAULT, 16384, False, {"nprobe": 1024}),
