@@ -17,7 +17,7 @@ def main() -> None:
     """Run the sections, each writing its part of the results as soon as it has it."""
     # Here, so that the load generator's processes, which import this module too, stay light.
     from benchmarks.bench import PROFILES, Bench
-    from benchmarks.machine import facts
+    from benchmarks.machine import Theft, facts
     from benchmarks.workspace import Workspace
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -30,17 +30,23 @@ def main() -> None:
     bench = Bench(PROFILES[options.profile], Workspace(options.folder, small=PROFILES[options.profile].small))
     path: Path = options.results or options.folder / f"{options.profile}.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results["machine"] = facts(options.folder)
+    machine = facts(options.folder)
+    if results.get("machine", machine)["cpu"] != machine["cpu"]:
+        print(f"{path} is of another machine and begun anew")
+        results = {}
+    results["machine"] = machine
     for name in options.sections:
         begin = time.monotonic()
         print(f"{name} ...", flush=True)
         section = importlib.import_module(f"benchmarks.sections.{name}")
-        results[name] = section.measure(bench)
+        with Theft() as theft:
+            results[name] = section.measure(bench)
         seconds = round(time.monotonic() - begin, 1)
         at = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-        results.setdefault("runs", {})[name] = {"profile": options.profile, "at": at, "seconds": seconds}
+        run = {"profile": options.profile, "at": at, "seconds": seconds, "stolen": theft.share}
+        results.setdefault("runs", {})[name] = run
         path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{name}: {seconds} s", flush=True)
+        print(f"{name}: {seconds} s, of the cores {theft.share:.0%} stolen", flush=True)
     print(f"{path} is ready; python -m benchmarks.report {path} makes tables and plots of it")
 
 

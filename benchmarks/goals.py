@@ -75,7 +75,7 @@ def _pictures(found: _Numbers) -> Iterator[Goal]:
         share = found.at("engine", precision, "grpc", "share_of_limit")
         yield _at_least(f"pictures through gRPC, {precision}: share of what is possible", 0.95, "", share)
         overhead = found.at("engine", precision, "grpc", "main_thread_cpu_ms")
-        yield _at_most(f"pictures through gRPC, {precision}: our own work a picture", 2, " core-ms", overhead)
+        yield _at_most(f"pictures through gRPC, {precision}: the event loop's work a picture", 2, " core-ms", overhead)
         faster = found.ratio(_rate("embed_image", f"clipseek {precision}"), _rate("embed_image", "prototype"))
         yield _at_least(f"pictures, {precision}: throughput against the prototype's way", times, "x", faster)
         imported = found.at("engine", precision, "import", "share_of_limit")
@@ -122,9 +122,11 @@ def _resident(results: dict[str, Any]) -> Iterator[Goal]:
 def _others(found: _Numbers) -> Iterator[Goal]:
     for precision in ("fp32", "int8"):
         ratio = found.at("mixed", precision, "p99_ratio")
-        yield _at_most(f"text search, {precision}: p99 during a bulk import ÷ on an idle server", 4, "x", ratio)
+        of = f", of {searches:,.0f} searches" if (searches := found.at("mixed", precision, "searches")) else ""
+        yield _at_most(f"text search, {precision}: p99 during a bulk import ÷ on an idle server{of}", 4, "x", ratio)
     growth = found.ratio(("memory", "last_quarter_mb"), ("memory", "second_quarter_mb"))
-    yield _at_most("memory under 64 callers: last quarter of the time ÷ second", 1.05, "x", growth)
+    long = f" for {seconds:.0f} s" if (seconds := found.at("memory", "seconds")) else ""
+    yield _at_most(f"memory under 64 callers{long}: last quarter of the time ÷ second", 1.05, "x", growth)
     start = found.at("engine", "fp32", "start_seconds")
     yield _at_most("from serve to SERVING, fp32, 10,000 pictures", 3, " s", start)
 

@@ -12,6 +12,8 @@ _PRECISIONS = {"fp32": "fp32", "int8": "int8", "int8 alone": "int8 one by one"}
 _ENOUGH_WEIGHTS = 0.5
 """Of a tower's weights: where a precision touched fewer, what it cost says little of what it costs another tower."""
 
+_ROWS_THAT_SHOW = 10_000
+
 
 def tables(results: Results) -> dict[str, str]:
     """Each table as Markdown, by name; those of sections that were not run are absent."""
@@ -29,8 +31,11 @@ def _machine(results: Results) -> Iterable[str]:
     yield f"{machine['cpu']}{features}, {machine['cores_used']} of {machine['cores_of_the_machine']} cores, "
     yield f"{machine['memory_gib']} GiB, {machine['gpu'] or 'no GPU'}; {machine['file_system']}; "
     yield f"{machine['system']}, Python {machine['python']}; {packages}."
-    runs = (f"{name} `{run['profile']}` ({run['at']})" for name, run in results["runs"].items())
-    yield f"Profiles, and when they were run (UTC): {', '.join(runs)}."
+    yield ""
+    yield from _head(["section", "profile", "measured (UTC)", "took s", "CPU time that other machines took"])
+    for name, run in results["runs"].items():
+        stolen = f"{run['stolen']:.0%}" if "stolen" in run else ""
+        yield _row([name, run["profile"], run["at"], _number(run["seconds"]), stolen])
 
 
 def _limit(results: Results) -> Iterable[str]:
@@ -99,7 +104,8 @@ def _search(results: Results) -> Iterable[str]:
         ("… these two together", "wire_and_own_code_ms"),
         ("mean: gRPC and client alone, of a server that answers at once", "answered_at_once_ms"),
     ):
-        yield _row([name, *(_number(each["search"][key]) for each in engine.values())])
+        if all(key in each["search"] for each in engine.values()):
+            yield _row([name, *(_number(each["search"][key]) for each in engine.values())])
 
 
 def _peers(task: str) -> Callable[[Results], Iterable[str]]:
@@ -241,6 +247,15 @@ def _goals(results: Results) -> Iterable[str]:
         yield _row([goal.what, goal.aim, measured, {True: "met", False: "**missed**", None: ""}[goal.met]])
 
 
+def _elsewhere(results: Results) -> Iterable[str]:
+    found = results["elsewhere"]
+    yield from _machine(found)
+    yield ""
+    yield from (line for line in _goals(found) if not line.endswith("|  |  |"))
+    yield ""
+    yield from _search(found)
+
+
 def _runtimes(results: Results) -> Iterable[str]:
     ways = results["runtimes"]["ways"]
     columns = list(dict.fromkeys(column for way in ways.values() for column in way))
@@ -252,7 +267,7 @@ def _runtimes(results: Results) -> Iterable[str]:
 
 
 def _resident(results: Results) -> Iterable[str]:
-    titles = "fast", "default", "thorough", "exact", "filter, 10% left"
+    titles = "fast", "default", "thorough", "exact", "filter, 10% left", "filter on texts, 11% left"
     yield from _head(
         [
             "pictures",
@@ -272,7 +287,9 @@ def _resident(results: Results) -> Iterable[str]:
             ", ".join(f"{searches[kind, rows, queries, title]['recall']:.3f}" for queries in ("pictures", "texts"))
             for title in titles[:3]
         ]
-        sizes = _number(copy["bytes_per_row"] / 1000), _number(copy["quantise_s"])
+        # Of few rows less than the process itself takes now and then.
+        memory = _number(copy["bytes_per_row"] / 1000) if rows >= _ROWS_THAT_SHOW else ""
+        sizes = memory, _number(copy["quantise_s"])
         yield _row([f"{rows:,} {kind}", *times, *recalls, *sizes])
 
 
@@ -291,6 +308,7 @@ def _milvus_index(results: Results) -> Iterable[str]:
 _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "machine": ("machine", _machine),
     "goals": ("machine", _goals),
+    "elsewhere": ("elsewhere", _elsewhere),
     "limit": ("limit", _limit),
     "engine": ("engine", _engine),
     "search": ("engine", _search),

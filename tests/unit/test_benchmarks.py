@@ -8,6 +8,7 @@ from PIL import Image
 
 from benchmarks.bench import medians
 from benchmarks.goals import goals
+from benchmarks.machine import Theft
 from benchmarks.pictures import BYTES, SIZE, make_pictures
 from benchmarks.report import PAGE, PUBLISHED, read_results, with_tables
 from benchmarks.rows import vectors
@@ -17,6 +18,15 @@ from benchmarks.tables import tables
 def test_medians_are_taken_number_by_number() -> None:
     turns = [{"rate": rate, "one": {"p50_ms": rate * 2}, "note": "x"} for rate in (5.0, 1.0, 3.0)]
     assert medians(turns) == {"rate": 3.0, "one": {"p50_ms": 6.0}}
+
+
+def test_what_other_machines_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice
+    times = iter([[100, 0, 100, 100, 0, 0, 0, 10, 0, 0], [150, 0, 120, 900, 5, 0, 0, 40, 7, 0]])
+    monkeypatch.setattr("benchmarks.machine._cpu_times", lambda: next(times))
+    with Theft() as theft:
+        pass
+    assert theft.share == 0.3
 
 
 def test_what_was_not_measured_stays_empty() -> None:
