@@ -126,27 +126,35 @@ async def test_filters(index: MilvusIndex) -> None:
     assert {hit.record.image_id for hit in hits} == set(expected)
 
 
-@pytest.mark.parametrize(("index_type", "exact"), [("FLAT", True), ("HNSW", False), ("AUTOINDEX", False)])
-async def test_index_types(server: int, tmp_path: Path, index_type: str, exact: bool) -> None:
+@pytest.mark.parametrize(
+    ("index_type", "served"),
+    [
+        ("FLAT", "EXACT, FAST, THOROUGH"),
+        ("IVF_FLAT", "EXACT, FAST, THOROUGH"),
+        ("HNSW", "FAST, THOROUGH"),
+        ("AUTOINDEX", "none"),
+    ],
+)
+async def test_index_types(server: int, tmp_path: Path, index_type: str, served: str) -> None:
     async with _connected(tmp_path, index_type=index_type) as index:
         collection = await make(index, f"index_{index_type.lower()}")
         assert collection.info.index == index_type
-        assert (Effort.EXACT in collection.info.efforts) is exact
+        assert (", ".join(sorted(effort.name for effort in collection.info.efforts)) or "none") == served
         await asyncio.gather(*(collection.upsert(row(f"{number:03d}", number), Call()) for number in range(200)))
         await collection.count(Call(), strong=True)
         for effort in [Effort.DEFAULT, *collection.info.efforts]:
             hits = await nearest(collection, vector(42), 5, effort=effort)
             assert hits[0].record.image_id == "042"
-        if exact:
+        if "EXACT" in served:
             scores = np.sort([vector(number) @ vector(42) for number in range(200)])[::-1]
             hits = await nearest(collection, vector(42), 50, effort=Effort.EXACT)
             np.testing.assert_allclose([hit.score for hit in hits], scores[:50], atol=1e-5)
         else:
             with pytest.raises(EffortNotServed, match="EXACT") as refused:
                 await nearest(collection, vector(42), effort=Effort.EXACT)
-            assert refused.value.metadata["index"] == index_type
+            assert refused.value.metadata == {"effort": "EXACT", "index": index_type, "served": served}
     # An index is what it was made as, whatever the settings say now.
-    async with _connected(tmp_path) as later:
+    async with _connected(tmp_path, index_type="FLAT" if index_type == "HNSW" else "HNSW") as later:
         assert (await later.open(collection.info.name)).info.index == index_type
 
 
