@@ -13,7 +13,6 @@ query a call, ids alone; times include pymilvus'. Small segments are merged befo
 itself does sooner or later: each segment has an index of its own.
 """
 
-import argparse
 import json
 import re
 import time
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from pymilvus import DataType, MilvusClient
 
+from benchmarks import resident
 from benchmarks.machine import facts
 from benchmarks.resident import DIMENSION, HITS, Matrix, Pictures
 from clipseek_server.config import IndexType, Settings
@@ -33,7 +33,6 @@ from clipseek_server.index.schema import VECTOR_FIELD
 from clipseek_server.index.vector_index import METRIC
 
 COLLECTION = "clipseek_benchmark_index"
-KINDS = ("clustered", "spread")
 GOALS = (0.98, 0.995)
 """Recalls to name the fastest setting for; the worse of pictures' and texts' counts."""
 
@@ -108,29 +107,18 @@ class Queries:
 
 def main() -> None:
     """Print a table, writing it as JSON after each index, and the fastest settings that are good enough."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.milvus_index",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = resident.options("milvus_index", __doc__, sizes="10000,100000")
     parser.add_argument("--uri", default="http://127.0.0.1:19530", help="of the server (default: %(default)s)")
     parser.add_argument("--token", default="", help="USER:PASSWORD or an API key, where the server asks for it")
-    parser.add_argument("--sizes", default="10000,100000", help="rows (default: %(default)s)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="of pictures (default: %(default)s)")
     parser.add_argument("--indexes", type=re.compile, default="", help="only those whose name has this regex in it")
-    parser.add_argument("--searches", type=int, default=200, help="pictures, and as many texts (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="the JSON file")
     options = parser.parse_args()
-    kinds, sizes = options.kinds.split(","), [int(size) for size in options.sizes.split(",")]
-    if not set(kinds) <= set(KINDS):
-        parser.error(f"--kinds takes {' and '.join(KINDS)}")
 
     client = MilvusClient(options.uri, token=options.token)
     machine = {**facts(Path()), "milvus": client.get_server_version()}
     lines: list[Measured] = []
     try:
-        for kind in kinds:
-            for size in sizes:
+        for kind in options.kinds:
+            for size in options.sizes:
                 for found in _measure(client, kind, size, options.indexes, options.searches):
                     lines += found
                     if options.output:
@@ -138,8 +126,8 @@ def main() -> None:
     finally:
         client.drop_collection(COLLECTION)
         client.close()
-    for kind in kinds:
-        for size in sizes:
+    for kind in options.kinds:
+        for size in options.sizes:
             _print_fastest(kind, size, [line for line in lines if (line.kind, line.rows) == (kind, size)])
 
 
@@ -169,13 +157,14 @@ def _measure(
 
 
 def _builds(rows: int) -> list[Build]:
+    default = Settings().ivf_nlist
     probes, candidates = (8, 16, 32, 64, 128, 256, 1024), (32, 64, 128, 256, 512, 1024)
     return [
         Build("FLAT"),
         *(
             Build("IVF_FLAT", {"nlist": nlist}, tuple({"nprobe": nprobe} for nprobe in probes if nprobe <= nlist))
             for nlist in (128, 1024, 4096)
-            if nlist == Settings().ivf_nlist or nlist * _ROWS_OF_A_CLUSTER <= rows
+            if nlist == default or nlist * _ROWS_OF_A_CLUSTER <= rows
         ),
         *(
             Build("HNSW", {"M": m, "efConstruction": construction}, tuple({"ef": ef} for ef in candidates))

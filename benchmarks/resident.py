@@ -32,6 +32,8 @@ Matrix = npt.NDArray[np.float32]
 
 DIMENSION = 512
 HITS = 10
+KINDS = ("clustered", "spread")
+"""Of pictures."""
 FILTER = 'metadata.album == "album 3"'
 """Holds for one record in ten."""
 FILTER_ON_TEXTS = 'metadata.caption like "a picture with the number 1%"'
@@ -211,24 +213,40 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> None:
-    """Print a table and write it as JSON."""
+def options(name: str, description: str | None, *, sizes: str) -> argparse.ArgumentParser:
+    """What to measure of made-up pictures, and where to write it: the options of ``python -m benchmarks.NAME``."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.resident",
-        description=__doc__,
+        prog=f"python -m benchmarks.{name}",
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--sizes", default="1000,10000,30000,100000", help="rows (default: %(default)s)")
-    parser.add_argument("--kinds", default="clustered,spread", help="of pictures (default: %(default)s)")
+    parser.add_argument("--sizes", type=_sizes, default=sizes, help="rows (default: %(default)s)")
+    parser.add_argument("--kinds", type=_kinds, default=",".join(KINDS), help="of pictures (default: %(default)s)")
     parser.add_argument("--searches", type=int, default=200, help="pictures, and as many texts (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="the JSON file")
-    arguments = parser.parse_args()
+    return parser
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",")]
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    if not set(kinds) <= set(KINDS):
+        raise argparse.ArgumentTypeError(f"takes {' and '.join(KINDS)}")
+    return kinds
+
+
+def main() -> None:
+    """Print a table and write it as JSON."""
+    arguments = options("resident", __doc__, sizes="1000,10000,30000,100000").parse_args()
     lines: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     # A process for each: what one leaves behind is no memory of the next.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
-        for kind in arguments.kinds.split(","):
-            for size in map(int, arguments.sizes.split(",")):
+        for kind in arguments.kinds:
+            for size in arguments.sizes:
                 measured, numbers = processes.submit(_measured, kind, size, arguments.searches).result()
                 for line in measured:
                     times = f"p50 {line.p50:6.2f} ms  p99 {line.p99:6.2f} ms"

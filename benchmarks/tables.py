@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.goals import goals
+from benchmarks.goals import Goal, goals
 
 Results = dict[str, Any]
 
@@ -241,8 +241,12 @@ def _too_little(tower: Results) -> bool:
 
 
 def _goals(results: Results) -> Iterable[str]:
+    return _goal_rows(goals(results))
+
+
+def _goal_rows(some: Iterable[Goal]) -> Iterable[str]:
     yield from _head(["", "goal", "measured", ""])
-    for goal in goals(results):
+    for goal in some:
         measured = "" if goal.measured is None else f"{_number(goal.measured)}{goal.unit}"
         yield _row([goal.what, goal.aim, measured, {True: "met", False: "**missed**", None: ""}[goal.met]])
 
@@ -251,7 +255,7 @@ def _elsewhere(results: Results) -> Iterable[str]:
     found = results["elsewhere"]
     yield from _machine(found)
     yield ""
-    yield from (line for line in _goals(found) if not line.endswith("|  |  |"))
+    yield from _goal_rows([goal for goal in goals(found) if goal.measured is not None])
     yield ""
     yield from _search(found)
 
