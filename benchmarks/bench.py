@@ -33,6 +33,7 @@ class Profile:
         seconds: Of one measurement.
         precisions: Of the sections that do not compare them.
         sizes: Rows of the embedded collections.
+        milvus_sizes: Rows of the collections on a Milvus server.
         callers: Of the scale.
         bulk_pictures: Of one bulk import.
         mixed_searches: Text searches beside a bulk import.
@@ -45,6 +46,7 @@ class Profile:
     seconds: float
     precisions: Sequence[Precision]
     sizes: Sequence[int]
+    milvus_sizes: Sequence[int]
     callers: Sequence[int]
     bulk_pictures: int
     mixed_searches: int
@@ -53,10 +55,19 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 1, 0.5, ("fp32",), (1000,), (1, 4), 20, 100, 2.0, small=True),
-    "short": Profile("short", 3, 1.5, ("fp32",), (1_000, 10_000, 100_000), (1, 4, 16, 64), 150, 600, 30.0),
+    "smoke": Profile("smoke", 1, 0.5, ("fp32",), (1000,), (), (1, 4), 20, 100, 2.0, small=True),
+    "short": Profile("short", 3, 1.5, ("fp32",), (1_000, 10_000, 100_000), (), (1, 4, 16, 64), 150, 600, 30.0),
     "full": Profile(
-        "full", 5, 5.0, PRECISIONS, (1_000, 10_000, 100_000, 300_000), (1, 2, 4, 8, 16, 32, 64), 1000, 5000, 600.0
+        name="full",
+        turns=5,
+        seconds=5.0,
+        precisions=PRECISIONS,
+        sizes=(1_000, 10_000, 100_000, 300_000),
+        milvus_sizes=(10_000, 100_000, 1_000_000),
+        callers=(1, 2, 4, 8, 16, 32, 64),
+        bulk_pictures=1000,
+        mixed_searches=5000,
+        memory_seconds=600.0,
     ),
 }
 

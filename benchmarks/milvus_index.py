@@ -242,19 +242,9 @@ def _rebuild(client: MilvusClient, build: Build, size: int) -> float:
 
 def _load(client: MilvusClient, build: Build, size: int) -> int:
     """Have it loaded with its index; returns how many segments it has."""
-    # FLAT is no index to Milvus.
-    least = size + 1 if build.type == "FLAT" else _INDEXED_ROWS
     client.load_collection(COLLECTION)
-    segments: list[Any] = []
-
-    def indexed() -> bool:
-        segments[:] = client.list_loaded_segments(COLLECTION)
-        return sum(segment.num_rows for segment in segments) == size and all(
-            segment.state_name == "Sealed" and (segment.index_name or segment.num_rows < least) for segment in segments
-        )
-
-    _wait("to load the index", indexed)
-    return len(segments)
+    # FLAT is no index to Milvus.
+    return wait_for_index(client, COLLECTION, size, least=size + 1 if build.type == "FLAT" else _INDEXED_ROWS)
 
 
 def _search(client: MilvusClient, queries: Queries, params: dict[str, int]) -> tuple[list[float], float]:
@@ -282,6 +272,27 @@ def _found(client: MilvusClient, query: Matrix, condition: str, params: dict[str
         consistency_level="Bounded",
     )
     return hits
+
+
+def wait_for_index(client: MilvusClient, collection: str, size: int, *, least: int = _INDEXED_ROWS) -> int:
+    """Wait until so many rows are loaded with their index; returns how many segments they are.
+
+    Args:
+        client: Of the server.
+        collection: It must be loaded.
+        size: Its rows.
+        least: Segments with fewer rows need no index.
+    """
+    segments: list[Any] = []
+
+    def indexed() -> bool:
+        segments[:] = client.list_loaded_segments(collection)
+        return sum(segment.num_rows for segment in segments) == size and all(
+            segment.state_name == "Sealed" and (segment.index_name or segment.num_rows < least) for segment in segments
+        )
+
+    _wait("to load the index", indexed)
+    return len(segments)
 
 
 def _wait(what: str, done: Callable[[], bool]) -> None:

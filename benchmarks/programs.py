@@ -2,12 +2,13 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -40,13 +41,13 @@ class Program:
 
     @property
     def rss(self) -> int:
-        """Bytes of memory that it takes."""
-        return self._status("VmRSS")
+        """Bytes of memory that it and its children take."""
+        return sum(_status(pid, "VmRSS") for pid in _session(self.pid))
 
     @property
     def peak_rss(self) -> int:
-        """The most that it ever took."""
-        return self._status("VmHWM")
+        """The most that it ever took, without its children."""
+        return _status(self.pid, "VmHWM")
 
     @property
     def cpu_seconds(self) -> float:
@@ -68,15 +69,29 @@ class Program:
             counts.append(float(found[1]) if found else 0.0)
         return counts[0], counts[1]
 
-    def _status(self, field: str) -> int:
-        found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+
+def _status(pid: int, field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _cpu_seconds(stat: Path) -> float:
+    return sum(int(field) for field in _stat(stat)[11:15]) / _TICKS
+
+
+def _session(leader: int) -> list[int]:
+    """All processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            if int(_stat(stat)[3]) == leader:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _stat(stat: Path) -> list[str]:
     # The name in parentheses may hold anything.
-    fields = stat.read_text().rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / _TICKS
+    return stat.read_text().rpartition(")")[2].split()
 
 
 def free_address() -> str:
@@ -129,12 +144,14 @@ def running(
         wait(settled)
         yield Program(address, process.pid, start_seconds, metrics_address)
     finally:
-        process.terminate()
-        try:
+        # All of it: a signal to the leader alone may leave its children behind.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def grpc_serves(address: str) -> bool:

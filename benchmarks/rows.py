@@ -41,10 +41,17 @@ def vectors(count: int, dimension: int, seed: int = 0) -> npt.NDArray[np.float32
     return made
 
 
-def fill(data_dir: Path, bundle: Path, count: int) -> None:
-    """Make a data folder whose default collection has so many rows; there are no bytes behind them."""
+def fill(data_dir: Path, bundle: Path, count: int, *, milvus_uri: str = "") -> None:
+    """Make a default collection with so many rows; there are no bytes behind them.
+
+    Args:
+        data_dir: Made if missing. Milvus Lite's rows are in it.
+        bundle: Whose embeddings the vectors stand for.
+        count: Rows.
+        milvus_uri: Of a Milvus server that gets the rows instead.
+    """
     manifest = read_manifest(bundle)
-    settings = Settings(data_dir=data_dir, bundles=[bundle], milvus_uri="")
+    settings = Settings(data_dir=data_dir, bundles=[bundle], milvus_uri=milvus_uri)
     asyncio.run(_fill(settings, manifest, count))
 
 

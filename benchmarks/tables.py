@@ -14,13 +14,22 @@ _ENOUGH_WEIGHTS = 0.5
 
 _ROWS_THAT_SHOW = 10_000
 
+_SIZE_TITLES = (
+    "text tower alone, ms",
+    "new text: p50 ms",
+    "p99 ms",
+    "10% filter: p50 ms",
+    "known text: p50 ms",
+    "16 callers, /s",
+)
+
 
 def tables(results: Results) -> dict[str, str]:
-    """Each table as Markdown, by name; those of sections that were not run are absent."""
+    """Each table as Markdown, by name; those of sections that were not run, or found nothing to measure, are absent."""
     return {
         name: "\n".join(lines) + "\n"
         for name, (section, make) in _TABLES.items()
-        if section in results and (lines := list(make(results)))
+        if results.get(section) and (lines := list(make(results)))
     }
 
 
@@ -146,30 +155,13 @@ def _mixed(results: Results) -> Iterable[str]:
 
 
 def _sizes(results: Results) -> Iterable[str]:
-    yield from _head(
-        [
-            "pictures stored",
-            "text tower alone, ms",
-            "new text: p50 ms",
-            "p99 ms",
-            "10% filter: p50 ms",
-            "known text: p50 ms",
-            "16 callers, /s",
-            "memory, MB",
-            "start, s",
-        ]
-    )
+    yield from _head(["pictures stored", *_SIZE_TITLES, "memory, MB", "start, s"])
     for precision, sizes in results["scale"]["sizes"].items():
         for rows, size in sizes.items():
             yield _row(
                 [
                     f"{int(rows):,}, {precision}",
-                    _number(size["text_tower_alone_ms"]),
-                    _number(size["fresh"]["p50_ms"]),
-                    _number(size["fresh"]["p99_ms"]),
-                    _number(size["filtered"]["p50_ms"]),
-                    _number(size["cached"]["p50_ms"]),
-                    _number(size["cached_rate"]),
+                    *_of_one_size(size),
                     f"{size['rss_mb']:.0f}",
                     _number(size["start_seconds"]),
                 ]
@@ -186,6 +178,33 @@ def _callers(results: Results) -> Iterable[str]:
                 _number(each[key]) for each in (search, picture) for key in ("rate", "p50_ms", "p95_ms", "p99_ms")
             ]
             yield _row([f"{callers}, {precision}", *numbers, f"{picture['rss_mb']:.0f}"])
+
+
+def _milvus_scale(results: Results) -> Iterable[str]:
+    sizes = results["milvus"]
+    yield from _head(["pictures stored", *_SIZE_TITLES, "memory, MB", "Milvus' memory, MB", "start, s"])
+    for rows, size in sizes.items():
+        times = [*_of_one_size(size), f"{size['rss_mb']:.0f}", f"{size['milvus_rss_mb']:.0f}"]
+        yield _row([f"{int(rows):,}", *times, _number(size["start_seconds"])])
+    yield ""
+    callers = list(next(iter(sizes.values()))["callers"])
+    yield from _head(["new texts/s: p50, p95, p99 in ms", *(f"{count} callers" for count in callers)])
+    for rows, size in sizes.items():
+        found = [size["callers"][count] for count in callers]
+        cells = [", ".join(_number(each[f"{name}_ms"]) for name in ("p50", "p95", "p99")) for each in found]
+        rates = [_number(each["rate"]) for each in found]
+        yield _row([f"{int(rows):,}", *(f"{rate}: {cell}" for rate, cell in zip(rates, cells, strict=True))])
+
+
+def _of_one_size(size: Results) -> list[str]:
+    return [
+        _number(size["text_tower_alone_ms"]),
+        _number(size["fresh"]["p50_ms"]),
+        _number(size["fresh"]["p99_ms"]),
+        _number(size["filtered"]["p50_ms"]),
+        _number(size["cached"]["p50_ms"]),
+        _number(size["cached_rate"]),
+    ]
 
 
 def _memory(results: Results) -> Iterable[str]:
@@ -322,6 +341,7 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "mixed": ("mixed", _mixed),
     "sizes": ("scale", _sizes),
     "callers": ("scale", _callers),
+    "milvus-scale": ("milvus", _milvus_scale),
     "memory": ("memory", _memory),
     "retrieval": ("retrieval", _retrieval),
     "retrieval-towers": ("retrieval", _retrieval_towers),

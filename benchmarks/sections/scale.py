@@ -1,5 +1,6 @@
 """Scale: text searches as callers and collections grow, and what the server takes of the memory."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,19 +21,37 @@ def measure(bench: Bench) -> dict[str, Any]:
         for rows in bench.profile.sizes:
             with bench.server(precision, bench.workspace.data(precision, rows)) as server:
                 before = server.rss
-                turns = [_size(bench, server, alone) for _ in range(bench.profile.turns // 2 or 1)]
                 found["sizes"].setdefault(precision, {})[str(rows)] = {
-                    **medians(turns),
+                    **of_one_size(bench, server, alone),
                     "rss_mb_at_start": before / 1e6,
                     "rss_mb": server.rss / 1e6,
                     "start_seconds": server.start_seconds,
                 }
                 if rows == min(10_000, max(bench.profile.sizes)):
-                    found["callers"][precision] = {"rows": rows, **_callers(bench, server)}
+                    found["callers"][precision] = {"rows": rows, **of_more_callers(bench, server)}
     return found
 
 
-def _size(bench: Bench, server: Program, alone: Alone) -> dict[str, Any]:
+def of_one_size(bench: Bench, server: Program, alone: Alone) -> dict[str, Any]:
+    """Searches of one caller with new, known and filtered texts, and of many with a known one."""
+    return medians([_turn(bench, server, alone) for _ in range(bench.profile.turns // 2 or 1)])
+
+
+def of_more_callers(
+    bench: Bench, server: Program, tasks: Sequence[str] = ("search_text", "embed_image")
+) -> dict[str, Any]:
+    """By task and callers: rate, latency and memory."""
+    target = ClipseekTarget(server.address, pictures=bench.workspace.pictures())
+    found: dict[str, Any] = {}
+    for task in tasks:
+        for callers in bench.profile.callers:
+            result = bench.load(target, task, ClosedLoop(callers))
+            measured = {"rate": result.total.rate, **milliseconds(result), "rss_mb": server.rss / 1e6}
+            found.setdefault(task, {})[str(callers)] = measured
+    return found
+
+
+def _turn(bench: Bench, server: Program, alone: Alone) -> dict[str, Any]:
     seconds = bench.profile.seconds * 2 / 3
     fresh = ClipseekTarget(server.address)
     cached, filtered = replace(fresh, texts=_CACHED), replace(fresh, filter="metadata.group == 3")
@@ -46,14 +65,3 @@ def _size(bench: Bench, server: Program, alone: Alone) -> dict[str, Any]:
         "cached_rate": many_cached.total.rate,
         "cached_generator_cpu_share": many_cached.cpu_seconds / many_cached.seconds,
     }
-
-
-def _callers(bench: Bench, server: Program) -> dict[str, Any]:
-    target = ClipseekTarget(server.address, pictures=bench.workspace.pictures())
-    found: dict[str, Any] = {}
-    for task in ("search_text", "embed_image"):
-        for callers in bench.profile.callers:
-            result = bench.load(target, task, ClosedLoop(callers))
-            measured = {"rate": result.total.rate, **milliseconds(result), "rss_mb": server.rss / 1e6}
-            found.setdefault(task, {})[str(callers)] = measured
-    return found

@@ -42,7 +42,7 @@ def test_what_was_not_measured_stays_empty() -> None:
 
 def test_goals_are_ratios_of_one_run() -> None:
     def server(rate: float, p50: float) -> dict[str, object]:
-        return {"rate": rate, "one": {"p50_ms": p50}}
+        return {"rate": rate, "one": {"p50_ms": p50}, "many": {"p50_ms": 16 * p50}}
 
     servers = {"clipseek fp32": server(20, 60), "prototype": server(10, 90), "naive ONNX fp32": server(21, 50)}
     found = {goal.what: goal for goal in goals({"peers": {"embed_image": servers}})}

@@ -100,10 +100,19 @@ class LoadedModel:
             StartupError: The bundle is missing or damaged, its golden pairs do not hold, or a provider was not got.
         """
         manifest = read_manifest(folder)
-        verify_files(folder, manifest)
-        with ThreadPoolExecutor(1, initializer=give_way) as thread:  # those of ONNX Runtime take after it
-            vision = thread.submit(GraphSession, folder / VISION_FILE, settings.providers, settings.cores).result()
-        text = GraphSession(folder / TEXT_FILE, settings.providers, settings.cores)
+        # Side by side: none of the three keeps more than one core busy.
+        with (
+            ThreadPoolExecutor(1) as thread,
+            ThreadPoolExecutor(1, initializer=give_way) as giving_way,  # ONNX Runtime's threads take after it
+        ):
+            verifying = thread.submit(verify_files, folder, manifest)
+            opening = giving_way.submit(GraphSession, folder / VISION_FILE, settings.providers, settings.cores)
+            try:
+                text = GraphSession(folder / TEXT_FILE, settings.providers, settings.cores)
+                vision = opening.result()
+            finally:
+                # Before what ONNX Runtime makes of a damaged file.
+                verifying.result()
         tokenizer = TextTokenizer(folder / TOKENIZER_FILE, manifest.text)
         model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
         for golden in manifest.golden:

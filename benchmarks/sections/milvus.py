@@ -1,0 +1,69 @@
+"""Scale beyond one machine's memory: the same searches over collections on a Milvus server."""
+
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from benchmarks.bench import Bench
+from benchmarks.milvus_index import wait_for_index
+from benchmarks.programs import Program, running
+from benchmarks.rows import COLLECTION, fill
+from benchmarks.sections.limit import Alone
+from benchmarks.sections.scale import of_more_callers, of_one_size
+
+_ADDRESS = "127.0.0.1:19530"
+"""The package's server has no other."""
+_URI = f"http://{_ADDRESS}"
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """By size, at fp32: searches of one caller and of more, and the memory of both servers."""
+    found: dict[str, Any] = {}
+    bundle = bench.workspace.bundle("fp32")
+    alone = Alone(bundle)
+    for rows in bench.profile.milvus_sizes:
+        data_dir = bench.empty("data-milvus")
+        with _milvus(bench) as milvus:
+            fill(data_dir, bundle, rows, milvus_uri=_URI)
+            segments = _index(rows)
+            with bench.server("fp32", CLIPSEEK_DATA_DIR=str(data_dir), CLIPSEEK_MILVUS_URI=_URI) as server:
+                found[str(rows)] = {
+                    "segments": segments,
+                    **of_one_size(bench, server, alone),
+                    "callers": of_more_callers(bench, server, ["search_text"])["search_text"],
+                    "rss_mb": server.rss / 1e6,
+                    "milvus_rss_mb": milvus.rss / 1e6,
+                    "start_seconds": server.start_seconds,
+                }
+    return found
+
+
+def _milvus(bench: Bench) -> AbstractContextManager[Program]:
+    folder = bench.empty("milvus")
+    program = Path(sys.executable).with_name("milvus-server")
+    return running([str(program), "--data", str(folder)], _ADDRESS, folder / "output.log", _answers)
+
+
+def _answers(address: str) -> bool:
+    try:
+        client = MilvusClient(f"http://{address}", timeout=2, dedicated=True)
+        client.list_collections(timeout=2)
+        client.close()
+    except MilvusException:
+        return False
+    return True
+
+
+def _index(rows: int) -> int:
+    """Have the rows in segments with an index, as they are when nobody has written for a while."""
+    client = MilvusClient(_URI, dedicated=True)
+    try:
+        collection = client.describe_alias(COLLECTION)["collection_name"]
+        client.flush(collection)
+        return wait_for_index(client, collection, rows)
+    finally:
+        client.close()
