@@ -136,7 +136,7 @@ def _measure(
 ) -> Iterator[list[Measured]]:
     """The lines of each index."""
     queries = _fill(client, kind, size, searches)
-    _merge_segments(client, size)
+    _merge_all(client, size)
     for build in _builds(size):
         index = " ".join([build.type, *_named(build.params)])
         if not indexes.search(index):
@@ -211,11 +211,10 @@ def _fill(client: MilvusClient, kind: str, size: int, searches: int) -> list[Que
     return [Queries(near, nearest), Queries(texts, nearest_texts), filtered]
 
 
-def _merge_segments(client: MilvusClient, size: int) -> None:
+def _merge_all(client: MilvusClient, size: int) -> None:
     # Milvus merges only segments that have an index.
     _rebuild(client, Build("FLAT"), size)
-    job = client.compact(COLLECTION)
-    _wait("to merge segments", lambda: bool(client.get_compaction_state(job) == "Completed"))
+    merge_segments(client, COLLECTION)
 
 
 def _rebuild(client: MilvusClient, build: Build, size: int) -> float:
@@ -272,6 +271,12 @@ def _found(client: MilvusClient, query: Matrix, condition: str, params: dict[str
         consistency_level="Bounded",
     )
     return hits
+
+
+def merge_segments(client: MilvusClient, collection: str) -> None:
+    """Have small segments merged now, and wait for that."""
+    job = client.compact(collection)
+    _wait("to merge segments", lambda: bool(client.get_compaction_state(job) == "Completed"))
 
 
 def wait_for_index(client: MilvusClient, collection: str, size: int, *, least: int = _INDEXED_ROWS) -> int:

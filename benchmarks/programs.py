@@ -51,8 +51,8 @@ class Program:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time that it has used, of its children too once they have ended."""
-        return _cpu_seconds(Path(f"/proc/{self.pid}/stat"))
+        """CPU time that it and its children have used."""
+        return sum(_cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in _session(self.pid))
 
     @property
     def main_thread_seconds(self) -> float:

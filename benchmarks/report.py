@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md from results, and plots: ``python -m benchmarks.report [--check]``."""
+"""Write the tables of the documentation from results, and plots: ``python -m benchmarks.report [--check]``."""
 
 import argparse
 import json
@@ -10,9 +10,10 @@ from benchmarks.tables import Results, tables
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = tuple(
     ROOT / "benchmarks" / "results" / f"{name}.json"
-    for name in ("cpu", "elsewhere", "retrieval", "resident", "runtimes", "milvus_index")
+    for name in ("cpu", "elsewhere", "retrieval", "resident", "runtimes", "milvus_index", "independent")
 )
 PAGE = ROOT / "docs" / "performance.md"
+PAGES = (PAGE, ROOT / "docs" / "load-testing.md")
 
 
 def read_results(paths: Iterable[Path]) -> Results:
@@ -35,21 +36,24 @@ def with_tables(text: str, made: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Rewrite the page, or say whether it is up to date."""
+    """Rewrite the pages, or say whether they are up to date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", type=Path, nargs="*", default=PUBLISHED, help="what runs wrote")
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page to write (default: docs/performance.md)")
+    parser.add_argument("--output", type=Path, help="write docs/performance.md here instead of all pages in place")
     parser.add_argument("--plots", type=Path, help="draw plots into this folder")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     options = parser.parse_args()
     results = read_results(options.results)
-    text = PAGE.read_text(encoding="utf-8")
-    fresh = with_tables(text, tables(results))
+    made = tables(results)
+    for page in [PAGE] if options.output else PAGES:
+        text = page.read_text(encoding="utf-8")
+        fresh = with_tables(text, made)
+        if not options.check:
+            (options.output or page).write_text(fresh, encoding="utf-8")
+        elif fresh != text:
+            raise SystemExit(f"docs/{page.name}: the tables are out of date; run python -m benchmarks.report")
     if options.check:
-        if fresh != text:
-            raise SystemExit("docs/performance.md: the tables are out of date; run python -m benchmarks.report")
         return
-    options.output.write_text(fresh, encoding="utf-8")
     if options.plots:
         from benchmarks.plots import draw
 

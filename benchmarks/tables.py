@@ -328,6 +328,18 @@ def _milvus_index(results: Results) -> Iterable[str]:
         yield _row([*what, _number(each["p50"]), _number(each["p99"]), *recalls, *filtered])
 
 
+def _independent(results: Results) -> Iterable[str]:
+    loads = results["independent"]["loads"]
+    yield from _head(["", "calls", "p50 ms", "p99 ms", "p50 ÷ k6's", "p99 ÷ k6's"])
+    for name, load in loads.items():
+        base = load["k6"]
+        for tool in ("clipseek bench", "k6"):
+            found = load[tool]
+            ratios = [_number(found[key] / base[key]) for key in ("p50_ms", "p99_ms")]
+            times = _number(found["p50_ms"]), _number(found["p99_ms"])
+            yield _row([f"{name}, {load['rate']}/s: {tool}", f"{found['count']:,}", *times, *ratios])
+
+
 _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "machine": ("machine", _machine),
     "goals": ("machine", _goals),
@@ -348,6 +360,7 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "runtimes": ("runtimes", _runtimes),
     "resident": ("resident", _resident),
     "milvus-index": ("milvus_index", _milvus_index),
+    "independent": ("independent", _independent),
 }
 
 

@@ -49,10 +49,10 @@ class Workspace:
         folder = self._once("pictures", make_pictures)
         return tuple(str(path) for path in sorted(folder.glob("*.jpg")))
 
-    def data(self, precision: Precision, rows: int) -> Path:
-        """A data folder for a server of that bundle, with so many rows, to do with as one likes."""
-        bundle = self.bundle(precision)
-        kept = self._once(f"{self.name}-{precision}-{rows}-rows", lambda folder: fill(folder, bundle, rows))
+    def data(self, rows: int) -> Path:
+        """A data folder with so many rows, to do with as one likes; the bundles of all precisions serve it."""
+        bundle = self.bundle("fp32")
+        kept = self._once(f"{self.name}-{rows}-rows", lambda folder: fill(folder, bundle, rows))
         copy = self.scratch / kept.name
         shutil.rmtree(copy, ignore_errors=True)
         return Path(shutil.copytree(kept, copy))

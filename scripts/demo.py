@@ -136,7 +136,7 @@ def photographs() -> Path:
 
 
 def find_pictures(folder: Path) -> list[Found]:
-    """What ``clipseek insert`` takes of a folder: files that begin like a picture, and what cannot be read."""
+    """What ``clipseek import`` takes of a folder: files that begin like a picture, and what cannot be read."""
     if not folder.is_dir():
         raise SystemExit(f"{folder}: " + ("not a folder." if folder.exists() else "no such folder."))
     pictures = [file for file in find([folder]) if file.picture]

@@ -27,6 +27,7 @@ WORDS = (
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\.close\(grace=None\)", ".close()"),
+    (r"\baclosing\b", "closing"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),

@@ -182,8 +182,10 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
             assert 1 <= len(request.batch.items) <= LIMITS.max_batch_items
             assert request.ByteSize() <= LIMITS.max_message_bytes
             self.state.note("BulkInsert.batch", request.batch, context)
-            # Hold back one item of each batch, so that results come out of order.
-            held, answered = [request.batch.items[0]], [*request.batch.items[1:], *held]
+            # Hold back one item of each batch that has more, so that results come out of order.
+            items = list(request.batch.items)
+            kept = items[:1] if len(items) > 1 else []
+            held, answered = kept, [*items[len(kept) :], *held]
             if answered:
                 yield self._results(answered)
         if held:

@@ -37,7 +37,7 @@ def measure(bench: Bench) -> dict[str, Any]:
 def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
     rows = min(ROWS, max(bench.profile.sizes))
     alone = Alone(bench.workspace.bundle(precision))
-    with bench.server(precision, bench.workspace.data(precision, rows)) as server, _constant(bench) as constant:
+    with bench.server(precision, bench.workspace.data(rows)) as server, _constant(bench) as constant:
         turns = [_turn(bench, precision, server, constant, alone) for _ in range(bench.profile.turns)]
         found = medians(turns)
         found["import"] = medians([_import(bench, server, alone) for _ in range(bench.profile.turns // 2 or 1)])
@@ -152,5 +152,5 @@ def _import(bench: Bench, server: Program, alone: Alone) -> dict[str, float]:
 
 
 def _start_seconds(bench: Bench, precision: Precision, rows: int) -> float:
-    with bench.server(precision, bench.workspace.data(precision, rows)) as server:
+    with bench.server(precision, bench.workspace.data(rows)) as server:
         return server.start_seconds

@@ -17,7 +17,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     """At int8: it does the most."""
     rows, seconds = min(ROWS, max(bench.profile.sizes)), bench.profile.memory_seconds
     samples: list[float] = []
-    with bench.server("int8", bench.workspace.data("int8", rows)) as server:
+    with bench.server("int8", bench.workspace.data(rows)) as server:
         done = threading.Event()
 
         def sample() -> None:

@@ -1,18 +1,19 @@
 """Mixed: text searches at a constant rate while a bulk import runs at full speed, and on the idle server."""
 
 import threading
+import time
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.bench import Bench, milliseconds
-from clipseek.bench import ClipseekTarget, ClosedLoop, Load, LoadResult, OpenLoop, generate
+from clipseek.bench import ClipseekTarget, ClosedLoop, Load, OpenLoop, generate
 from clipseek_server.encoding.bundle import Precision
 
 CAPACITY_SHARE = 0.2
 ROWS = 10_000
 
-_STREAMS = 2
-"""So that there is no pause when one ends."""
-_STREAM_PICTURES = 48
+_HEAD_START = 4.0
+"""Seconds that the import runs before the searches count."""
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -22,18 +23,21 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
     rows = min(ROWS, max(bench.profile.sizes))
-    with bench.server(precision, bench.workspace.data(precision, rows)) as server:
-        target = ClipseekTarget(server.address, pictures=bench.workspace.pictures(), bulk_items=_STREAM_PICTURES)
+    with bench.server(precision, bench.workspace.data(rows)) as server:
+        target = ClipseekTarget(server.address, pictures=bench.workspace.pictures())
         capacity = bench.load(target, "search_text", ClosedLoop(16)).total.rate
+        pictures = bench.load(target, "embed_image", ClosedLoop(16), **bench.long).total.rate  # type: ignore[arg-type]  # seconds and warm-up
         rate = CAPACITY_SHARE * capacity
         seconds = bench.profile.mixed_searches / rate
         idle = bench.load(target, "search_text", OpenLoop(rate), seconds=seconds)
-        imports: list[LoadResult] = []
-        # Begins before the searches do, and ends after them.
-        beside = Load(shape=ClosedLoop(_STREAMS), mix={"bulk_import": 1}, seconds=seconds + 8, warmup=0.0)
-        thread = threading.Thread(target=lambda: imports.append(generate(target, beside)))
+        # One stream, as long as the searches take and longer, since they slow it down.
+        items = round(pictures * (seconds + 2 * _HEAD_START))
+        thread = threading.Thread(target=_import, args=(replace(target, bulk_items=items),))
         thread.start()
-        busy = bench.load(target, "search_text", OpenLoop(rate), seconds=seconds, warmup=4.0)
+        time.sleep(_HEAD_START)
+        before = server.batch_counts("picture tower")[0]
+        busy = bench.load(target, "search_text", OpenLoop(rate), seconds=seconds)
+        imported = server.batch_counts("picture tower")[0] - before
         thread.join()
     return {
         "rows": rows,
@@ -46,6 +50,10 @@ def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
         "busy": milliseconds(busy),
         "stages_busy_ms": {name: spent * 1000 for name, spent in busy.total.stages.items()},
         "lateness_p99_ms": busy.lateness.p99 * 1000 if busy.lateness else 0.0,
-        "import_rate": imports[0].total.rate,
+        "import_rate": imported / busy.seconds,
         "p99_ratio": milliseconds(busy)["p99_ms"] / milliseconds(idle)["p99_ms"],
     }
+
+
+def _import(target: ClipseekTarget) -> None:
+    generate(target, Load(shape=ClosedLoop(1), mix={"bulk_import": 1}, seconds=3600.0, warmup=0.0, calls=1))

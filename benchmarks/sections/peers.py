@@ -64,7 +64,7 @@ def _start(
         stack.enter_context(running(command, address, log, serves, environment=environment))
 
     for precision in PRECISIONS:
-        server = stack.enter_context(bench.server(precision, workspace.data(precision, rows)))
+        server = stack.enter_context(bench.server(precision, workspace.data(rows)))
         target = ClipseekTarget(server.address, pictures=pictures)
         embedders[f"clipseek {precision}"] = searchers[f"clipseek {precision}"] = target
     for precision in PRECISIONS:

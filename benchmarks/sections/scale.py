@@ -19,7 +19,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     for precision in bench.profile.precisions:
         alone = Alone(bench.workspace.bundle(precision))
         for rows in bench.profile.sizes:
-            with bench.server(precision, bench.workspace.data(precision, rows)) as server:
+            with bench.server(precision, bench.workspace.data(rows)) as server:
                 before = server.rss
                 found["sizes"].setdefault(precision, {})[str(rows)] = {
                     **of_one_size(bench, server, alone),

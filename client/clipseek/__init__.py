@@ -9,6 +9,7 @@
 
 from clipseek._async.client import AsyncClient
 from clipseek._sync.client import Client
+from clipseek.channel import Tls
 from clipseek.errors import (
     AlreadyExistsError,
     ClipseekError,
@@ -75,6 +76,7 @@ __all__ = [
     "ServerInfo",
     "Term",
     "Timing",
+    "Tls",
     "UnavailableError",
 ]
 

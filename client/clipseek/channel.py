@@ -1,8 +1,16 @@
-"""Where a server is and how a channel to it is set up: the same for both clients."""
+"""Where servers are and how a channel to them is set up: the same for both clients."""
 
+import ipaddress
 import json
 import math
+import os
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
 
 # Reads change nothing and can be sent again when the server was away; nothing else is repeated.
 _READS = {
@@ -25,30 +33,121 @@ _RETRY_POLICY = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+# gRPC's own 256 KB is less than most pictures; the largest message that a server takes by default fits.
+_RETRY_BUFFER_BYTES = 32 * 1024 * 1024
+# Often enough for proxies that drop what is idle for a minute, and not too often for a server: it allows 30 seconds.
+_KEEPALIVE_MS = 45_000
+_KEEPALIVE_TIMEOUT_MS = 15_000
+
+_OWN_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 
 ChannelOption = tuple[str, str | int]
+Pem: TypeAlias = bytes | str | os.PathLike[str]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
-def target(address: str) -> str:
-    """The gRPC target of an address.
+@dataclass(frozen=True, repr=False)
+class Tls:
+    """How a server is known, and how the client shows who it is. Files are PEM: a path, or their bytes.
 
-    ``HOST:PORT``, ``grpc://HOST:PORT`` and gRPC's own forms (``unix:PATH``, ``dns:///HOST:PORT``) are taken.
+    Attributes:
+        ca: The authorities to trust; ``None`` means those that gRPC brings, or those of the file that the environment
+            names in ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH``.
+        certificate: The client's own certificate, where servers ask for one.
+        key: Its private key.
+        server_name: The name in the server's certificate, where the address has another.
+    """
+
+    ca: Pem | None = None
+    certificate: Pem | None = None
+    key: Pem | None = None
+    server_name: str = ""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """What gRPC takes.
+
+        Raises:
+            ValueError: Only one of ``certificate`` and ``key`` is given.
+            OSError: A file cannot be read.
+        """
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client's certificate and its key go together")
+        return grpc.ssl_channel_credentials(
+            root_certificates=_pem(self.ca), private_key=_pem(self.key), certificate_chain=_pem(self.certificate)
+        )
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a channel leads: gRPC's target, and whether it is encrypted; ``None`` leaves that open."""
+
+    target: str
+    secure: bool | None
+
+
+def endpoint(address: str) -> Endpoint:
+    """What an address means.
+
+    ``HOST:PORT``, ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` and gRPC's own forms (``unix:PATH``, ``dns:///HOST:PORT``)
+    are taken. A name that stands for several addresses is one to all of them; several addresses of machines are
+    separated by commas.
 
     Raises:
         ValueError: It is none of these.
     """
-    if address.startswith("grpc://"):
-        address = address.removeprefix("grpc://").rstrip("/")
-    elif "://" in address and not address.startswith(("unix://", "dns://", "ipv4://", "ipv6://", "xds://")):
-        raise ValueError(f"an address is HOST:PORT or grpc://HOST:PORT; not {address!r}")
-    if not address:
+    secure = None
+    rest = address
+    for scheme, meaning in (("grpcs://", True), ("grpc://", False)):
+        if address.startswith(scheme):
+            rest, secure = address.removeprefix(scheme).rstrip("/"), meaning
+    if not rest:
         raise ValueError("the address is empty; give HOST:PORT, e.g. 127.0.0.1:50051")
-    return address
+    if "://" in rest and not rest.startswith(_OWN_SCHEMES):
+        raise ValueError(f"an address is HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT; not {address!r}")
+    if "," in rest and not rest.startswith(_OWN_SCHEMES):
+        rest = _of_several([part.strip() for part in rest.split(",")])
+    return Endpoint(rest, secure)
 
 
-def channel_options() -> list[ChannelOption]:
-    """Options of a channel: retries of reads. Messages out are bounded by the server alone, those in by gRPC's 4 MB."""
+def _of_several(addresses: Iterable[str]) -> str:
+    kinds = set()
+    for each in addresses:
+        host, _, port = each.rpartition(":")
+        try:
+            kinds.add(ipaddress.ip_address(host.strip("[]")).version)
+        except ValueError:
+            raise ValueError(
+                f"{each!r} is not IP:PORT; of several addresses each must be, and a name that stands for several is "
+                "given alone"
+            ) from None
+        if not port.isdecimal():
+            raise ValueError(f"{each!r} has no port")
+    if len(kinds) > 1:
+        raise ValueError("several addresses must all be IPv4 or all IPv6")
+    return f"ipv{kinds.pop()}:{','.join(addresses)}"
+
+
+def credentials(where: Endpoint, tls: Tls | None) -> grpc.ChannelCredentials | None:
+    """What an encrypted channel needs; ``None`` for one that is not.
+
+    Raises:
+        ValueError: The address says that it is not encrypted, and ``tls`` is given.
+        OSError: A file that ``tls`` names cannot be read.
+    """
+    if where.secure is False and tls is not None:
+        raise ValueError("tls is given, but grpc:// means that nothing is encrypted; say grpcs://")
+    if tls is None:
+        return Tls().credentials() if where.secure else None
+    return tls.credentials()
+
+
+def channel_options(tls: Tls | None) -> list[ChannelOption]:
+    """Options of a channel: retries of reads, calls spread over all addresses, pings on idle connections.
+
+    Messages out are bounded by the server alone, those in by gRPC's 4 MB, below which a server's answers stay.
+    """
     config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [
@@ -56,9 +155,31 @@ def channel_options() -> list[ChannelOption]:
                 ],
                 "retryPolicy": _RETRY_POLICY,
             }
-        ]
+        ],
     }
-    return [("grpc.service_config", json.dumps(config))]
+    options: list[ChannelOption] = [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if tls is not None and tls.server_name:
+        options += [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]
+    return options
+
+
+def token_metadata(token: str) -> Metadata:
+    """What carries a token; nothing when it is empty.
+
+    Raises:
+        ValueError: It has characters that cannot be sent.
+    """
+    if not token:
+        return ()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("a token is made of ASCII characters without spaces; check for a line break at its end")
+    return (("authorization", f"Bearer {token}"),)
 
 
 def deadline(timeout: float | None) -> float | None:
@@ -69,3 +190,7 @@ def deadline(timeout: float | None) -> float | None:
 def new_request_id() -> str:
     """A random request id."""
     return uuid.uuid4().hex
+
+
+def _pem(source: Pem | None) -> bytes | None:
+    return source if source is None or isinstance(source, bytes) else Path(source).read_bytes()

@@ -143,6 +143,8 @@ _LOST = "Internal error from Core"
 _TOO_LARGE = re.compile(
     r"((?P<receiver>SERVER|CLIENT): )?Received message larger than max \((?P<size>\d+) vs\. (?P<limit>\d+)\)"
 )
+_UNREACHED = re.compile("failed to connect|connections to all backends failing|DNS resolution failed")
+_DISTRUST = re.compile("CERTIFICATE_VERIFY_FAILED[^:]*: [^:]*|Hostname Verification Check failed|Tls handshake failed")
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 
@@ -226,11 +228,18 @@ def _from_status(code: StatusCode, text: str, status: "Status", *, request_id: s
 def _from_transport(code: StatusCode, text: str, *, address: str, request_id: str) -> ClipseekError:
     """An error that gRPC made itself, on this side or on the way, put in words that help."""
     kind = _class(code)
-    if code is StatusCode.UNAVAILABLE and ("failed to connect" in text or "DNS resolution failed" in text):
+    if code is StatusCode.UNAVAILABLE and (distrust := _DISTRUST.search(text)):
+        text = (
+            f"the TLS handshake with {address} failed ({distrust[0]}); name the authority of its certificate with "
+            "Tls(ca=…) or clipseek --ca, and the name in it with server_name"
+        )
+    elif code is StatusCode.UNAVAILABLE and _UNREACHED.search(text):
         text = (
             f"no server answers at {address}; start one with `clipseek-server serve`, "
             f"or give the address of yours ({_cause(text)})"
         )
+        if text.endswith("(Socket closed)") and not address.startswith("grpcs://"):
+            text += "; if it wants TLS, say grpcs://"
     elif code is StatusCode.INTERNAL and _LOST in text:
         return StatusLostError(f"{address} ended the stream while it was being sent to", request_id=request_id)
     elif code is StatusCode.UNAVAILABLE:

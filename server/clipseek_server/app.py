@@ -28,9 +28,11 @@ from clipseek_server.encoding.pictures import MAX_SIDE, SUPPORTED_MEDIA_TYPES
 from clipseek_server.errors import StartupError
 from clipseek_server.images.folder import FolderStore
 from clipseek_server.images.thumbnails import make_thumbnail
+from clipseek_server.rpc.access import Access
 from clipseek_server.rpc.admin_service import AdminService
 from clipseek_server.rpc.admission import ByteBudget, StreamLimit
 from clipseek_server.rpc.bulk_insert import BulkInserts
+from clipseek_server.rpc.certificates import credentials
 from clipseek_server.rpc.collection_service import CollectionService
 from clipseek_server.rpc.edge import Edge
 from clipseek_server.rpc.embedding_service import EmbeddingService
@@ -38,7 +40,7 @@ from clipseek_server.rpc.health import Health
 from clipseek_server.rpc.info_service import InfoService
 from clipseek_server.rpc.messages import Allowance
 from clipseek_server.rpc.search_service import SearchService
-from clipseek_server.rpc.server import make_server
+from clipseek_server.rpc.server import make_health_server, make_server
 from clipseek_server.rpc.wire import most_fields
 from clipseek_server.telemetry import log
 
@@ -70,6 +72,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.address = ""
+        self.health_address = ""
         self.metrics_port: int | None = None
         self._stack = AsyncExitStack()
 
@@ -138,7 +141,10 @@ class Server:
             ],
             max_message_bytes=settings.max_message_bytes,
         )
-        self.address = _bind(server, settings.listen)
+        self.address = _bind(server, settings.listen, _credentials(settings))
+        probes = make_health_server(health)
+        if settings.health_listen:
+            self.health_address = _bind(probes, settings.health_listen)
         if settings.metrics_listen:
             self.metrics_port = stack.enter_context(metrics.endpoint(settings.metrics_listen))
         for service in ("EmbeddingService", "InfoService"):
@@ -146,10 +152,17 @@ class Server:
         watch = _IndexWatch(index, health)
         await watch.look()
         await server.start()
+        await probes.start()
+        stack.push_async_callback(probes.stop, None)
         stack.push_async_callback(self._drain, server, edge, health, rebuilds)
         for coroutine in (watch.run(), sweeper.run(), collections.open_all()):
             task = asyncio.create_task(coroutine)
             stack.push_async_callback(_cancel, task)
+        if settings.is_open:
+            log.warning(
+                "everybody who reaches this address may read and change everything; see --tokens and --tls-certificate",
+                address=self.address,
+            )
         log.info("serving", address=self.address, models=[model.manifest.name for model in models], index=index.engine)
 
     async def _load_models(self, stack: AsyncExitStack, decode_pool: DecodePool) -> Sequence[LoadedModel]:
@@ -235,7 +248,17 @@ def _edge(settings: Settings, max_call_seconds: float) -> Edge:
             min(settings.message_timeout, SMALL_MESSAGE_TIMEOUT),
         ),
         max_call_seconds=max_call_seconds,
+        access=Access(
+            [token.get_secret_value() for token in settings.tokens],
+            [token.get_secret_value() for token in settings.read_tokens],
+        ),
     )
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 def _budget(total: int) -> ByteBudget:
@@ -249,9 +272,9 @@ def _open_store(data_dir: Path) -> FolderStore:
         raise StartupError(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, listen: str, secure: grpc.ServerCredentials | None = None) -> str:
     try:
-        port = server.add_insecure_port(listen)
+        port = server.add_secure_port(listen, secure) if secure else server.add_insecure_port(listen)
     except RuntimeError as error:
         raise StartupError(
             f"cannot listen on {listen}: is another server running there? Choose another address with --listen"

@@ -65,7 +65,10 @@ def _config(settings: Settings) -> None:
 
 
 def _health(settings: Settings) -> None:
-    target = settings.listen.replace("0.0.0.0", "127.0.0.1", 1)  # noqa: S104 - the address to ask, not to listen on
+    if settings.tls_certificate and not settings.health_listen:
+        _fail("with --tls-certificate, health is asked at --health-listen: set it too", USAGE_ERROR)
+    listen = settings.health_listen or settings.listen
+    target = listen.replace("0.0.0.0", "127.0.0.1", 1)  # noqa: S104 - the address to ask, not to listen on
     try:
         with grpc.insecure_channel(target) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)

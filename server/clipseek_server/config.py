@@ -47,6 +47,12 @@ _EMBEDDING_BYTES = 4 * MAX_DIMENSION + 128
 _ITEM_RESULT_BYTES = 2048
 """More than an answer says of an item that failed."""
 
+_OTHER_VARIABLES = {
+    "CLIPSEEK_CONFIG",
+    *(f"CLIPSEEK_{name}" for name in ("SERVER", "CA", "CERTIFICATE", "KEY", "SERVER_NAME", "TOKEN")),
+}
+"""Of this program beside its settings, and of the command ``clipseek``."""
+
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
 
@@ -65,7 +71,27 @@ class Settings(BaseSettings):
     # Where it listens and where things are.
     listen: str = Field(
         "127.0.0.1:50051",
-        description="Address to listen on, HOST:PORT or unix:PATH. Loopback unless told otherwise: there is no authentication yet.",
+        description="Address to listen on, HOST:PORT or unix:PATH. Loopback unless told otherwise: without tokens everybody who reaches it may do everything.",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate and those between it and its authority; read again when it changes. Without it nothing is encrypted.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of that certificate.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities of clients' certificates; if given, every client must show one.",
+    )
+    tokens: Annotated[list[SecretStr], NoDecode] = Field(
+        [],
+        description="Tokens that callers must send one of, separated by commas; none means that everybody may call. Better in the environment than on the command line.",
+    )
+    read_tokens: Annotated[list[SecretStr], NoDecode] = Field(
+        [], description="Tokens that allow only what changes nothing, such as searches."
+    )
+    health_listen: str = Field(
+        "",
+        description="Second address, HOST:PORT, that serves grpc.health.v1 alone and never encrypted: for probes that speak no TLS; empty means none.",
     )
     metrics_listen: str = Field(
         "",
@@ -255,7 +281,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in ("bundles", "providers"):
+        for name in ("bundles", "providers", "tokens", "read_tokens"):
             value = values.get(name)
             if isinstance(value, str):
                 values[name] = [part.strip() for part in value.split(",") if part.strip()]
@@ -269,7 +295,7 @@ class Settings(BaseSettings):
             raise ValueError("give HOST:PORT, with a port below 65536, or unix:PATH")
         return value
 
-    @field_validator("metrics_listen")
+    @field_validator("metrics_listen", "health_listen")
     @classmethod
     def _is_host_and_port(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
@@ -298,6 +324,7 @@ class Settings(BaseSettings):
                 f"rest: lower it to {streams}, or raise max_bytes_in_flight"
             )
         self._check_milvus()
+        self._check_tls()
         if self.ivf_nprobe > self.ivf_nlist:
             raise ValueError("ivf_nprobe must not exceed ivf_nlist")
         return self
@@ -338,6 +365,23 @@ class Settings(BaseSettings):
                 raise ValueError("milvus_tls_ca goes with an https:// milvus_uri")
             if not self.milvus_tls_ca.is_file():
                 raise ValueError(f"milvus_tls_ca: there is no file {self.milvus_tls_ca}")
+
+    def _check_tls(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name}: there is no file {path}")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens beyond this machine and asks for neither a token nor a certificate."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        local = self.listen.startswith("unix:") or host in {"127.0.0.1", "localhost", "::1"}
+        return not (local or self.tokens or self.read_tokens or self.tls_client_ca)
 
     @property
     def cores(self) -> int:
@@ -388,7 +432,7 @@ def load_settings(arguments: Sequence[str], *, program: str) -> Settings:
 
 def _warn_of_unknown_variables() -> None:
     """Say which ``CLIPSEEK_…`` variables are no settings: one that is misspelt would do nothing."""
-    known = {f"CLIPSEEK_{name.upper()}" for name in Settings.model_fields} | {"CLIPSEEK_CONFIG", "CLIPSEEK_SERVER"}
+    known = {f"CLIPSEEK_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
     for name in sorted(os.environ):
         # Kubernetes makes variables of this kind for a service called clipseek.
         from_kubernetes = "_PORT" in name or "_SERVICE_" in name
@@ -406,6 +450,10 @@ def _check_toml(file: Path) -> None:
         raise StartupError(f"the settings file {file} is not TOML: {error}") from error
 
 
+def _is_secret(value: object) -> bool:
+    return isinstance(value, SecretStr) or (isinstance(value, list) and any(map(_is_secret, value)))
+
+
 def settings_as_toml(settings: Settings) -> str:
     """The settings as a TOML file. What holds a secret is left out: read back, its mask would be the secret."""
     lines = []
@@ -413,7 +461,7 @@ def settings_as_toml(settings: Settings) -> str:
         value = settings.model_dump(mode="json")[name]
         lines.append(f"# {field.description}")
         in_address = name == "milvus_uri" and "@" in value  # http://user:password@host
-        if in_address or (isinstance(getattr(settings, name), SecretStr) and value):
+        if in_address or (_is_secret(getattr(settings, name)) and value):
             lines.append(f"# {name} is set and not shown")
             continue
         # JSON's strings, numbers, booleans and lists are TOML's too.

@@ -10,8 +10,8 @@ import sys
 import threading
 from pathlib import Path, PurePosixPath
 
-NICENESS = 5
-"""A thread of this niceness gets a quarter of a core that one of niceness 0 wants too, and all of it otherwise."""
+NICENESS = 10
+"""A thread of this niceness gets a tenth of a core that one of niceness 0 wants too, and all of it otherwise."""
 
 
 def give_way() -> None:

@@ -176,5 +176,19 @@ class NotServing(ClipseekError):
     retry_after = 2.0
 
 
+class Unauthenticated(ClipseekError):
+    """No token, or one that the server does not know."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ClipseekError):
+    """The token does not allow this call."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
+
+
 class StartupError(Exception):
     """The server cannot start: a setting, a bundle or the environment is wrong. The message says what to do."""

@@ -1,9 +1,16 @@
 """The load generator against a real server."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from clipseek.bench import ClipseekTarget, ClosedLoop, GeneratorError, Load, OpenLoop, generate
+from clipseek.bench.scrape import Scraper
+from clipseek_server.config import Settings
 from pictures import picture
+from servers import ServerThread
 
 
 @pytest.fixture
@@ -54,3 +61,73 @@ def test_what_cannot_be_called_is_said(server) -> None:
         generate(ClipseekTarget(server.address), load)
     with pytest.raises(GeneratorError, match="UnavailableError"):
         generate(ClipseekTarget("127.0.0.1:1", timeout=1), load)
+
+
+@pytest.fixture
+def run(server, collection, tmp_path):
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+        return subprocess.run([*command, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True)
+
+    return call
+
+
+SHORT = ("--seconds", "1", "--warmup", "0.2")
+
+
+def test_the_command_measures_keeps_draws_and_compares(run, target, tmp_path):
+    mix = "search_text=5,search_image=2,insert=1"
+    done = run("--mix", mix, "--callers", "1,2", *SHORT, "--output", "one.json", "--html", "one.html")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("search_image") == 2
+    assert "the generator used" in done.stderr
+    document = json.loads((tmp_path / "one.json").read_text())
+    assert document["callers"] == [1, 2]
+    assert len(document["results"]) == 2
+    assert (tmp_path / "one.html").read_text().count("<svg") == 3
+    done = run("--compare", "one.json", "one.json")
+    assert done.returncode == 0, done.stderr
+    assert "1.00" in done.stdout
+
+
+def test_the_command_searches_the_highest_rate(run, target):
+    rates = "--rate", "5", "--max-rate", "10"
+    done = run("--slo", "p99<10s,errors<1%", *rates, "--seconds", "1", "--warmup", "0", "--json")
+    # What it finds is up to the machine; that it finds what it should is tested without one.
+    found = json.loads(done.stdout)["search"]
+    assert done.returncode == (0 if found["rate"] else 1), done.stderr
+    assert found["rate"] <= 10.0
+    assert len(found["steps"]) >= 2
+    assert all(f"{step['rate']:.1f}/s" in done.stderr for step in found["steps"])
+
+
+def test_the_command_reads_the_metrics(bundle, tmp_path):
+    settings = Settings(
+        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data"
+    )
+    with ServerThread(settings) as server:
+        metrics = f"http://127.0.0.1:{server.server.metrics_port}/metrics"
+        command = [sys.executable, "-m", "clipseek", "--server", server.address, "bench", "--mix", "embed_text"]
+        done = subprocess.run(
+            [*command, *SHORT, "--metrics", metrics, "--json"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        series = json.loads(done.stdout)["metrics"]
+        assert series['clipseek_batch_items_sum{queue="text tower"}'][-1][1] > 0
+        with pytest.raises(OSError), Scraper("http://127.0.0.1:1/metrics"):
+            pass
+
+
+def test_what_makes_no_sense_is_refused(run):
+    for arguments, message in (
+        (("--mix", "insert", "--callers", "1", "--rate", "5"), "give one of them"),
+        (("--mix", "search_text=x"), "no part of one"),
+        (("--callers", "a"), "separated by commas"),
+        (("--slo", "fast"), "an objective is"),
+        (("--mix", "dance", "--seconds", "0.1"), "no such operation"),
+        (("--pictures", "nowhere", "--mix", "embed_image"), "no such file"),
+    ):
+        done = run(*arguments)
+        assert done.returncode in (1, 2), arguments
+        # A terminal's width breaks the line in a frame anywhere.
+        assert message in " ".join(done.stderr.replace("│", " ").split()), done.stderr

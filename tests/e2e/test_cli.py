@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clipseek import Client
 from pictures import large_picture, picture
 from servers import ServerProcess
 
@@ -40,12 +41,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_goes_in_is_found_and_goes(run, folder, tmp_path):
-    result = run("insert", folder)
+    result = run("import", folder)
     assert result.returncode == 0, result.stderr
     assert "22 created, 1 no pictures" in result.stderr
-    assert "22 unchanged" in run("insert", folder).stderr
+    assert "22 unchanged" in run("import", folder).stderr
     (folder / "twice.jpg").write_bytes((folder / "photo.jpg").read_bytes())
-    assert "23 unchanged" in run("insert", folder).stderr
+    assert "23 unchanged" in run("import", folder).stderr
     (folder / "twice.jpg").unlink()
 
     page = tmp_path / "found.html"
@@ -72,7 +73,7 @@ def test_a_folder_goes_in_is_found_and_goes(run, folder, tmp_path):
 
 def test_broken_pictures_are_named_and_the_others_stored(run, folder):
     (folder / "truncated.png").write_bytes(picture(7)[:200])
-    result = run("insert", folder)
+    result = run("import", folder)
     assert result.returncode == 1
     assert "22 created, 1 failed, 1 no pictures" in result.stderr
     assert "not stored" in result.stderr
@@ -114,7 +115,7 @@ def check_summary(lines: str, errors: str) -> None:
 
 def test_an_import_that_breaks_says_how_far_it_came_and_goes_on_when_repeated(bundle, many, tmp_path):
     with ServerProcess(tmp_path / "data", bundle) as server:
-        with begin(server.address, "insert", many, "--json") as importing:
+        with begin(server.address, "import", many, "--json", "--patience", "0") as importing:
             assert importing.stdout is not None
             assert json.loads(importing.stdout.readline())["outcome"] == "created"
             server.kill()
@@ -122,7 +123,7 @@ def test_an_import_that_breaks_says_how_far_it_came_and_goes_on_when_repeated(bu
         assert importing.returncode == 3
         check_summary(lines, errors)
         server.start()
-        with begin(server.address, "insert", many) as importing:
+        with begin(server.address, "import", many) as importing:
             _, errors = importing.communicate(timeout=60)
         assert importing.returncode == 0, errors
         [created, unchanged] = re.findall(r"(\d+) (?:created|unchanged)", errors)
@@ -130,8 +131,23 @@ def test_an_import_that_breaks_says_how_far_it_came_and_goes_on_when_repeated(bu
         assert int(unchanged) > lines.count("\n")
 
 
+def test_an_import_goes_on_when_the_server_comes_back(bundle, many, tmp_path, unused_tcp_port):
+    listen = f"127.0.0.1:{unused_tcp_port}"
+    with ServerProcess(tmp_path / "data", bundle, CLIPSEEK_LISTEN=listen) as server:
+        with begin(listen, "import", many, "--json") as importing:
+            assert importing.stdout is not None
+            importing.stdout.readline()
+            server.kill()
+            server.start()
+            lines, errors = rest(importing)
+        assert importing.returncode == 0, errors
+        assert lines.count("\n") + 1 == 1000
+        with Client(listen) as client:
+            assert client.get_collection().image_count == 1000
+
+
 def test_an_import_that_is_interrupted_says_how_far_it_came(server, collection, many):
-    with begin(server.address, "insert", many, "--json", "--collection", collection) as importing:
+    with begin(server.address, "import", many, "--json", "--collection", collection) as importing:
         assert importing.stdout is not None
         importing.stdout.readline()
         importing.send_signal(signal.SIGINT)

@@ -1,20 +1,35 @@
-"""Storing many pictures over one stream."""
+"""Storing many pictures over a stream, and over another one when it breaks."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
 
 from grpc import StatusCode
 
 from clipseek import requests, responses
-from clipseek._async.concurrency import AnyIterable, Queue, Semaphore, in_thread, iterate, spawn
-from clipseek._async.connection import AsyncConnection
+from clipseek._async.concurrency import AnyIterable, Queue, Semaphore, call_off, in_thread, iterate, sleep, spawn
+from clipseek._async.images import AsyncImages
+from clipseek.backoff import Backoff
 from clipseek.batches import Batcher
 from clipseek.channel import deadline, new_request_id
-from clipseek.errors import ClipseekError, InternalError, InvalidArgumentError, StatusLostError, translating
+from clipseek.errors import (
+    ClipseekError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    StatusLostError,
+    UnavailableError,
+    translating,
+)
 from clipseek.pictures import Picture
 from clipseek.requests import InsertItem, OnExists
 from clipseek.results import BulkResult, Limits
+from clipseek.stored import changes_nothing, content_sha256
 from clipseek.v1 import search_service_pb2
 from clipseek.v1.search_service_pb2 import BulkInsertBatch, BulkInsertConfig, BulkInsertItem, BulkInsertRequest
 
@@ -26,9 +41,11 @@ BATCH_ITEMS = 16
 BATCH_BYTES = 4 * 1024 * 1024
 # What a message holds beside its items.
 _ENVELOPE_BYTES = 1024
+# In a stream's queue, in the place of an item's index: send what has been gathered.
+_SEND = -1
 
 
-class AsyncBulk(AsyncConnection):
+class AsyncBulk(AsyncImages):
     """Inserting without waiting for each answer."""
 
     async def insert_many(
@@ -37,24 +54,28 @@ class AsyncBulk(AsyncConnection):
         *,
         collection: str = "",
         on_exists: OnExists = "replace",
+        patience: float = 60.0,
         timeout: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[BulkResult]:
         """Store many pictures, and yield what became of each, in any order.
 
-        They are sent sixteen at a time, and the last ones when the iterable ends: what comes one by one, minutes apart,
-        is better given to ``insert``.
         Nothing is sent before the first result is asked for, and the stream rests while none is: only about a hundred
         pictures are ever under way, so the iterable may be endless. One bad picture fails alone, with its ``error``.
         The iterable is read beside the caller: in the synchronous client, by another thread.
-        When the connection breaks, the error comes after the results; what has no result can be sent again.
+
+        When the connection breaks, or the server is too busy for one more stream, another one is begun, of another
+        server where the address has several. What has no result yet is asked for first: what is stored already is not
+        sent again.
 
         Args:
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.
             collection: Where to; empty means ``default``.
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
-            timeout: Seconds for the whole stream; ``None`` for no limit.
-            request_id: Names the call in the server's log; made up when empty.
+            patience: Seconds to go on trying without a single result; then the error is raised. What had no result can
+                be sent again. 0 never tries again.
+            timeout: Seconds for everything; ``None`` for no limit.
+            request_id: Names the calls in the server's log; made up when empty.
 
         Example:
             >>> async with AsyncClient() as client:
@@ -63,39 +84,81 @@ class AsyncBulk(AsyncConnection):
             ...             print(result.item.picture, result.error)
         """
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
-        stream = _BulkStream(
-            items,
-            config,
-            limits=await self._server_limits(),
-            address=self.address,
-            request_id=request_id or new_request_id(),
-        )
+        request_id = request_id or new_request_id()
+        upload = _Upload(items, config, limits=await self._server_limits(), address=self.address, request_id=request_id)
+        limit = deadline(timeout)
+        end = None if limit is None else time.monotonic() + limit
+        backoff = Backoff(patience)
+        reader = spawn(upload.read_source)
+        try:
+            while True:
+                try:
+                    async with aclosing(self._send(upload, config, end)) as results:
+                        async for result in results:
+                            backoff.succeeded()
+                            yield result
+                    return
+                except (UnavailableError, OverloadedError) as error:
+                    if self._closed:
+                        raise
+                    pause = backoff.pause(error)
+                    if end is not None and time.monotonic() + pause > end:
+                        raise
+                await sleep(pause)
+                await self._settle_stored(upload, collection, on_exists)
+        finally:
+            upload.abandon()
+            call_off(reader)
+
+    async def _send(
+        self, upload: _Upload, config: BulkInsertConfig, end: float | None
+    ) -> AsyncGenerator[BulkResult, None]:
+        """The results of one stream, which sends all that has none yet; raises what ended it before its time."""
+        stream = upload.begin()
         call = self._search.BulkInsert(
-            stream.requests(), timeout=deadline(timeout), metadata=(("x-request-id", stream.request_id),)
+            upload.requests(stream),
+            timeout=None if end is None else max(0.001, end - time.monotonic()),
+            metadata=self._metadata(upload.request_id),
         )
 
         async def read() -> None:
             outcome: ClipseekError | None = ClipseekError("the stream was cancelled", code=StatusCode.CANCELLED)
             try:
-                with translating(self.address, stream.request_id):
+                with translating(self.address, upload.request_id):
                     async for response in call:
-                        stream.take(response)
+                        upload.take(stream, response)
                 outcome = None
             except StatusLostError as error:
-                outcome = await self._refusal(config, stream.request_id) or error
+                outcome = await self._refusal(config, upload.request_id) or error
             except ClipseekError as error:
                 outcome = error
             finally:
-                stream.end(outcome)
+                upload.end(outcome)
 
         reader = spawn(read)
         try:
-            async for result in stream.results():
+            async for result in upload.results():
                 yield result
         finally:
-            stream.abandon()
             call.cancel()
-            del reader
+            call_off(reader)
+
+    async def _settle_stored(self, upload: _Upload, collection: str, on_exists: OnExists) -> None:
+        """Hand in the results of what a broken stream stored without a word. If nobody answers, all is sent again."""
+        limits = await self._server_limits()
+        for some in upload.sent_without_result(limits.max_batch_ids):
+            hashes = {index: await in_thread(content_sha256, item) for index, item in some.items()}
+            ids = {index: item.image_id or hashes[index] for index, item in some.items()}
+            try:
+                found = await self.get_many([each for each in ids.values() if each], collection=collection)
+            except (NotFoundError, UnavailableError, OverloadedError):
+                return
+            stored = {image.image_id: image for image in found.images}
+            for index, item in some.items():
+                image = stored.get(ids[index])
+                if image is not None and changes_nothing(item, hashes[index], image, on_exists):
+                    outcome = "created" if on_exists == "fail" else "unchanged"
+                    upload.settle(index, image_id=image.image_id, outcome=outcome)
 
     async def _refusal(self, config: BulkInsertConfig, request_id: str) -> ClipseekError | None:
         """Why the server refuses such a stream, asked with one that has no items; ``None`` if it takes it (now)."""
@@ -103,7 +166,7 @@ class AsyncBulk(AsyncConnection):
         try:
             with translating(self.address, request_id):
                 async for _ in self._search.BulkInsert(
-                    empty, timeout=self.timeout, metadata=(("x-request-id", request_id),)
+                    empty, timeout=self.timeout, metadata=self._metadata(request_id)
                 ):
                     pass
         except ClipseekError as error:
@@ -111,11 +174,21 @@ class AsyncBulk(AsyncConnection):
         return None
 
 
-class _BulkStream:
-    """One stream: what is under way, and the results that nobody has taken yet.
+@dataclass
+class _Stream:
+    """What is to be sent over one stream, by index, and how many of those sent have no answer."""
 
-    gRPC takes ``requests`` from beside the caller, and a reader hands in the answers, so that reading never waits for
-    writing. Each item holds a place in the window from before it is read until its result has been taken.
+    queue: Queue[int | None] = field(default_factory=Queue)
+    unanswered: int = 0
+
+
+class _Upload:
+    """What is under way, over one stream after the other, and the results that nobody has taken yet.
+
+    One reader takes the items from their source. gRPC takes ``requests`` from beside the caller, and another reader
+    hands in the answers, so that reading never waits for writing. Each item holds a place in the window from before it
+    is sent until its result has been taken. A stream that broke may still be served by a thread of gRPC's when the next
+    one has begun: what it does goes nowhere.
     """
 
     def __init__(
@@ -133,19 +206,18 @@ class _BulkStream:
         self._limits = limits
         self._address = address
         self._window = Semaphore(WINDOW)
+        self._lock = threading.Lock()
+        self._stream = _Stream()
         self._under_way: dict[int, InsertItem] = {}
+        self._sent: set[int] = set()
+        self._source_ended = False
         self._results: Queue[BulkResult | None] = Queue()
         self._error: ClipseekError | None = None
         self._source_error: Exception | None = None
         self._abandoned = False
 
-    async def requests(self) -> AsyncIterator[BulkInsertRequest]:
-        """The messages to send."""
-        yield BulkInsertRequest(config=self._config)
-        batcher = Batcher[BulkInsertItem](
-            max_items=min(BATCH_ITEMS, self._limits.max_batch_items),
-            max_bytes=min(BATCH_BYTES, self._limits.max_message_bytes - _ENVELOPE_BYTES),
-        )
+    async def read_source(self) -> None:
+        """Take the items as the window has places."""
         index = 0
         try:
             async for given in iterate(self._items):
@@ -153,29 +225,81 @@ class _BulkStream:
                 await self._window.acquire()
                 if self._abandoned:
                     return
-                message = await in_thread(self._message, index, item)
-                if message is not None:
+                with self._lock:
                     self._under_way[index] = item
-                    if full := batcher.add(message, message.ByteSize() + 8):
-                        yield BulkInsertRequest(batch=BulkInsertBatch(items=full))
+                    self._stream.queue.put_nowait(index)
                 index += 1
         except Exception as error:  # The caller's own: raised where the caller sees it.
             self._source_error = error
-        if rest := batcher.take():
-            yield BulkInsertRequest(batch=BulkInsertBatch(items=rest))
+        finally:
+            with self._lock:
+                self._source_ended = True
+                self._stream.queue.put_nowait(None)
 
-    def take(self, response: search_service_pb2.BulkInsertResponse) -> None:
+    def begin(self) -> _Stream:
+        """A new stream, which sends first what has no result; the one before it sends no more."""
+        with self._lock:
+            self._stream.queue.put_nowait(None)
+            self._stream = _Stream()
+            for index in sorted(self._under_way):
+                self._stream.queue.put_nowait(index)
+            if self._source_ended:
+                self._stream.queue.put_nowait(None)
+            return self._stream
+
+    async def requests(self, stream: _Stream) -> AsyncIterator[BulkInsertRequest]:
+        """The messages to send: full ones, and what there is whenever the server has answered everything."""
+        yield BulkInsertRequest(config=self._config)
+        batcher = Batcher[BulkInsertItem](
+            max_items=min(BATCH_ITEMS, self._limits.max_batch_items),
+            max_bytes=min(BATCH_BYTES, self._limits.max_message_bytes - _ENVELOPE_BYTES),
+        )
+        while (index := await stream.queue.get()) is not None:
+            if (item := self._under_way.get(index)) is not None:
+                try:
+                    message = await in_thread(self._message, index, item)
+                except ClipseekError as error:
+                    self.settle(index, error=error)
+                else:
+                    if full := batcher.add(message, message.ByteSize() + 8):
+                        yield self._batch(stream, full)
+            # Where the next item is there already it goes along.
+            if stream.queue.empty() and not stream.unanswered and (waiting := batcher.take()):
+                yield self._batch(stream, waiting)
+        if rest := batcher.take():
+            yield self._batch(stream, rest)
+
+    def _batch(self, stream: _Stream, items: list[BulkInsertItem]) -> BulkInsertRequest:
+        with self._lock:
+            stream.unanswered += len(items)
+            self._sent.update(item.sequence for item in items)
+        return BulkInsertRequest(batch=BulkInsertBatch(items=items))
+
+    def take(self, stream: _Stream, response: search_service_pb2.BulkInsertResponse) -> None:
         """Hand in an answer of the server."""
         for result in response.results:
-            item = self._under_way.pop(result.sequence, None)
+            with self._lock:
+                item = self._under_way.pop(result.sequence, None)
+                self._sent.discard(result.sequence)
+                stream.unanswered -= 1
             if item is None:
                 raise InternalError(
                     f"{self._address} answered an item that it was not sent", request_id=self.request_id
                 )
             self._results.put_nowait(responses.bulk_result(result, item, request_id=self.request_id))
+        if not stream.unanswered:
+            stream.queue.put_nowait(_SEND)
+
+    def settle(self, index: int, *, image_id: str = "", outcome: str = "", error: ClipseekError | None = None) -> None:
+        """Hand in the result of an item that needs no sending, unless it has one."""
+        with self._lock:
+            item = self._under_way.pop(index, None)
+            self._sent.discard(index)
+        if item is not None:
+            self._results.put_nowait(BulkResult(index, item, image_id=image_id, outcome=outcome, error=error))
 
     def end(self, error: ClipseekError | None) -> None:
-        """Nothing more will come from the server."""
+        """Nothing more will come over this stream."""
         self._error = error
         self._results.put_nowait(None)
 
@@ -192,27 +316,27 @@ class _BulkStream:
                 request_id=self.request_id,
             )
 
+    def sent_without_result(self, size: int) -> list[dict[int, InsertItem]]:
+        """What was sent and not answered, by index, in groups of at most so many."""
+        with self._lock:
+            items = [(index, self._under_way[index]) for index in sorted(self._sent)]
+        return [dict(items[at : at + size]) for at in range(0, len(items), size)]
+
     def abandon(self) -> None:
-        """Let ``requests`` end, should it wait for a place in the window."""
+        """Let all that serves it end, wherever it waits."""
         self._abandoned = True
         self._window.release()
+        self._stream.queue.put_nowait(None)
 
-    def _message(self, index: int, item: InsertItem) -> BulkInsertItem | None:
-        """The item's message; ``None`` when it failed here, with its result handed in."""
-        try:
-            message = requests.bulk_item(index, item)
-            size = len(message.image_data)
-            # The server would refuse it too, but a message that is too large takes the whole stream with it.
-            if (
-                size > self._limits.max_image_bytes
-                or message.ByteSize() > self._limits.max_message_bytes - _ENVELOPE_BYTES
-            ):
-                raise InvalidArgumentError(
-                    f"the picture has {size:,} bytes, and the server takes {self._limits.max_image_bytes:,}",
-                    reason="IMAGE_TOO_LARGE",
-                    field="image_data",
-                )
-        except ClipseekError as error:
-            self._results.put_nowait(BulkResult(index, item, error=error))
-            return None
+    def _message(self, index: int, item: InsertItem) -> BulkInsertItem:
+        """The item's message; raises why there is none."""
+        message = requests.bulk_item(index, item)
+        size = len(message.image_data)
+        # The server would refuse it too, but a message that is too large takes the whole stream with it.
+        if size > self._limits.max_image_bytes or message.ByteSize() > self._limits.max_message_bytes - _ENVELOPE_BYTES:
+            raise InvalidArgumentError(
+                f"the picture has {size:,} bytes, and the server takes {self._limits.max_image_bytes:,}",
+                reason="IMAGE_TOO_LARGE",
+                field="image_data",
+            )
         return message

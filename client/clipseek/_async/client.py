@@ -8,7 +8,6 @@ from clipseek import responses
 from clipseek._async.bulk import AsyncBulk
 from clipseek._async.collections import AsyncCollections
 from clipseek._async.embedding import AsyncEmbeddings
-from clipseek._async.images import AsyncImages
 from clipseek._async.search import AsyncSearching
 from clipseek.results import ServerInfo
 from clipseek.v1 import info_service_pb2
@@ -18,10 +17,11 @@ from clipseek.v1 import info_service_pb2
 _HEALTH = ("unknown", "serving", "not_serving", "service_unknown")
 
 
-class AsyncClient(AsyncSearching, AsyncImages, AsyncBulk, AsyncEmbeddings, AsyncCollections):
+class AsyncClient(AsyncSearching, AsyncBulk, AsyncEmbeddings, AsyncCollections):
     """A client of a clipseek server.
 
-    Make one where an event loop runs, share it among tasks, and close it at the end.
+    Make one where an event loop runs, share it among tasks, and close it at the end. It does not survive a fork, as gRPC's
+    threads do not: make one in each process.
 
     Every method takes ``timeout`` (seconds, instead of the client's default) and ``request_id`` (names the call in the
     server's log). Calls that fail raise a ``ClipseekError``. Reads are repeated a few times while the server is away.

@@ -1,11 +1,11 @@
 """What the asynchronous client does where the synchronous one uses threads. ``_sync/concurrency.py`` is its twin."""
 
 import asyncio
-from asyncio import Queue, Semaphore
+from asyncio import Queue, Semaphore, sleep
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Queue", "Semaphore", "in_thread", "iterate", "spawn"]
+__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +27,11 @@ async def iterate(items: AnyIterable[T]) -> AsyncIterator[T]:
             yield item
 
 
-def spawn(function: Callable[[], Coroutine[None, None, None]]) -> object:
+def spawn(function: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None]:
     """Run beside the caller; keep what it returns for as long as it may run."""
     return asyncio.create_task(function())
+
+
+def call_off(spawned: asyncio.Task[None]) -> None:
+    """Let what was spawned end now."""
+    spawned.cancel()

@@ -10,7 +10,6 @@ from clipseek import responses
 from clipseek._sync.bulk import Bulk
 from clipseek._sync.collections import Collections
 from clipseek._sync.embedding import Embeddings
-from clipseek._sync.images import Images
 from clipseek._sync.search import Searching
 from clipseek.results import ServerInfo
 from clipseek.v1 import info_service_pb2
@@ -20,10 +19,11 @@ from clipseek.v1 import info_service_pb2
 _HEALTH = ("unknown", "serving", "not_serving", "service_unknown")
 
 
-class Client(Searching, Images, Bulk, Embeddings, Collections):
+class Client(Searching, Bulk, Embeddings, Collections):
     """A client of a clipseek server.
 
-    Make one, share it among threads, and close it at the end.
+    Make one, share it among threads, and close it at the end. It does not survive a fork, as gRPC's
+    threads do not: make one in each process.
 
     Every method takes ``timeout`` (seconds, instead of the client's default) and ``request_id`` (names the call in the
     server's log). Calls that fail raise a ``ClipseekError``. Reads are repeated a few times while the server is away.

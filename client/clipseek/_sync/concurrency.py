@@ -4,9 +4,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import Queue
 from threading import Semaphore
+from time import sleep
 from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Queue", "Semaphore", "in_thread", "iterate", "spawn"]
+__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,8 +24,12 @@ def iterate(items: AnyIterable[T]) -> Iterator[T]:
     return iter(items)
 
 
-def spawn(function: Callable[[], None]) -> object:
+def spawn(function: Callable[[], None]) -> threading.Thread:
     """Run beside the caller, in a thread that does not keep the process alive."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
+
+
+def call_off(spawned: threading.Thread) -> None:
+    """A thread cannot be made to end: what it waits for has to."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,7 +13,17 @@ import grpc
 from google.protobuf.message import Message
 
 from clipseek import responses
-from clipseek.channel import ChannelOption, channel_options, deadline, new_request_id, target
+from clipseek.channel import (
+    ChannelOption,
+    Metadata,
+    Tls,
+    channel_options,
+    credentials,
+    deadline,
+    endpoint,
+    new_request_id,
+    token_metadata,
+)
 from clipseek.errors import translating
 from clipseek.results import Limits
 from clipseek.v1 import info_service_pb2
@@ -36,18 +47,37 @@ class Connection:
         address: str = "127.0.0.1:50051",
         *,
         timeout: float | None = 30.0,
+        token: str = "",
+        tls: Tls | None = None,
         options: Sequence[ChannelOption] = (),
     ) -> None:
         """Prepare a connection; nothing is sent before the first call.
 
         Args:
-            address: ``HOST:PORT`` or ``grpc://HOST:PORT``.
+            address: ``HOST:PORT``, ``grpc://HOST:PORT``, or ``grpcs://HOST:PORT`` for an encrypted connection. Calls
+                are spread over all addresses of a name, or over several, ``10.0.0.1:50051,10.0.0.2:50051``.
             timeout: Seconds that a call may take unless it says otherwise; ``None`` for no limit.
-            options: More gRPC channel arguments, e.g. ``("grpc.keepalive_time_ms", 60_000)``.
+            token: What the server wants to see of its callers; empty for none. Without TLS others can read it.
+            tls: How the server is known, where that is not by one of the usual authorities.
+            options: More gRPC channel arguments, e.g. ``("grpc.max_receive_message_length", 2**24)``.
+
+        Raises:
+            ValueError: The address or the token cannot be used.
+            OSError: A file that ``tls`` names cannot be read.
         """
         self.address = address
         self.timeout = timeout
-        self._channel = grpc.insecure_channel(target(address), options=[*channel_options(), *options])
+        where = endpoint(address)
+        secure = credentials(where, tls)
+        given = [*channel_options(tls), *options]
+        self._channel = (
+            grpc.insecure_channel(where.target, options=given)
+            if secure is None
+            else grpc.secure_channel(where.target, secure, options=given)
+        )
+        self._token = token_metadata(token)
+        self._process = os.getpid()
+        self._closed = False
         self._search = SearchServiceStub(self._channel)
         self._embedding = EmbeddingServiceStub(self._channel)
         self._collections = CollectionServiceStub(self._channel)
@@ -65,6 +95,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __repr__(self) -> str:
@@ -84,7 +115,7 @@ class Connection:
             return method(
                 request,
                 timeout=deadline(self.timeout if timeout is None else timeout),
-                metadata=(("x-request-id", request_id),),
+                metadata=self._metadata(request_id),
             )
 
     def _stream(
@@ -97,12 +128,22 @@ class Connection:
     ) -> Iterator[Response]:
         """One request, many answers, within ``timeout`` seconds (``None``: as long as it takes)."""
         with translating(self.address, request_id):
-            call = method(request, timeout=deadline(timeout), metadata=(("x-request-id", request_id),))
+            call = method(request, timeout=deadline(timeout), metadata=self._metadata(request_id))
             try:
                 for response in call:
                     yield response
             finally:
                 call.cancel()
+
+    def _metadata(self, request_id: str) -> Metadata:
+        """What goes along with a call.
+
+        Raises:
+            RuntimeError: This is a fork of the process that made the client; gRPC's threads are not in it.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError("this client was made before the process was forked; make one in each process")
+        return (("x-request-id", request_id), *self._token)
 
     def _server_limits(self) -> Limits:
         """What the server takes, asked for once a connection."""

@@ -16,6 +16,9 @@ from clipseek.bench.plan import ClosedLoop, Done, Load, OpenLoop, Operation
 from clipseek.bench.recording import Recording
 from clipseek.errors import ClipseekError
 
+_EARLY = 0.0005
+"""Seconds. An event loop sleeps whole milliseconds, and longer rather than shorter: half of one is the mean of that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -37,7 +40,7 @@ class Share:
 async def run_share(operations: Mapping[str, Operation], load: Load, share: Share, start: float) -> Recording:
     """Make the share's calls, the first at ``start`` on the loop's clock; returns when all are answered."""
     begin = start + load.warmup
-    recording = Recording(begin=begin, end=begin + load.seconds)
+    recording = Recording(begin=begin, end=begin + load.seconds, window_seconds=load.window_seconds)
     caller = _Caller(operations, load, share, recording)
     loop = asyncio.get_running_loop()
     cpu_at_begin = time.process_time()
@@ -81,7 +84,7 @@ class _Caller:
                 now = self._loop.time()
                 # What ends later than the time is up would count for less than it took.
                 if begin <= now <= end:
-                    self._record(name, now - since, answer)
+                    self._recording.add(name, now, now - since, answer)
                     last = now
 
         async with asyncio.TaskGroup() as callers:
@@ -93,23 +96,34 @@ class _Caller:
     async def open(self, shape: OpenLoop, start: float, begin: float) -> None:
         """The share's calls, each when it is due, whether or not those before it are answered."""
         end, numbers = self._recording.end, self._numbers()
+        self._recording.due = end
 
         async def call(number: int, due: float) -> None:
-            late = self._loop.time() - due
+            begun = self._loop.time()
             name, answer = await self._call(number)
             if due >= begin:
                 now = self._loop.time()
-                self._record(name, now - due, answer)
-                self._recording.lateness.append(late)
+                self._recording.add(name, due, now - min(due, begun), answer)
+                self._recording.lateness.add(max(0.0, begun - due))
                 self._recording.end = max(self._recording.end, now)
 
         async with asyncio.TaskGroup() as calls:
-            for number in numbers:
-                due = start + (number - self._load.first) / shape.rate
+            for number, due in zip(numbers, self._arrivals(shape, start), strict=False):
                 if due >= end:
                     break
-                await _sleep_until(due)
+                await _sleep_until(due - _EARLY)
                 calls.create_task(call(number, due))
+
+    def _arrivals(self, shape: OpenLoop, start: float) -> Iterator[float]:
+        """When the share's calls are due. Of Poisson's arrivals a part, and parts together, are Poisson's again."""
+        if shape.arrivals == "constant":
+            for count in itertools.count():
+                yield start + (count * self._share.of + self._share.index) / shape.rate
+        gaps = random.Random(f"{self._load.seed} {self._share.index} arrivals")  # noqa: S311 -- no secrets here
+        due = start
+        while True:
+            due += gaps.expovariate(shape.rate / self._share.of)
+            yield due
 
     def _numbers(self) -> Iterator[int]:
         numbers = itertools.count(self._load.first + self._share.index, self._share.of)
@@ -122,13 +136,6 @@ class _Caller:
             return name, await self._operations[name](number)
         except Exception as error:
             return name, status_of(error)
-
-    def _record(self, name: str, seconds: float, answer: Done | str) -> None:
-        operation = self._recording.of(name)
-        if isinstance(answer, Done):
-            operation.add(seconds, answer)
-        else:
-            operation.errors[answer] += 1
 
 
 def status_of(error: Exception) -> str:

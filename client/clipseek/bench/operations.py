@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from clipseek import AsyncClient, InsertItem
+from clipseek import AsyncClient, InsertItem, Tls
 from clipseek.bench.plan import Done, Operation
 from clipseek.bench.sentences import sentence
 from clipseek.results import Timing
@@ -30,6 +30,8 @@ class ClipseekTarget:
         bulk_items: Pictures of one bulk import; they are read when their turn comes.
         id_prefix: Of the ids that inserts make up; the rest is the number of the call.
         timeout: Seconds that a call may take; a bulk import has no limit.
+        token: What the server wants to see of its callers.
+        tls: How the server is known.
     """
 
     address: str
@@ -41,11 +43,13 @@ class ClipseekTarget:
     bulk_items: int = 64
     id_prefix: str = "bench"
     timeout: float = 60.0
+    token: str = field(default="", repr=False)
+    tls: Tls | None = None
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Mapping[str, Operation]]:
         """Connect, and see that the server answers."""
-        async with AsyncClient(self.address, timeout=self.timeout) as client:
+        async with AsyncClient(self.address, timeout=self.timeout, token=self.token, tls=self.tls) as client:
             await client.info()
             yield _Operations(client, self).by_name()
 

@@ -1,9 +1,10 @@
 """What to call, how often and for how long."""
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Done:
     failures: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
 
+
+_MOST_WINDOWS = 300
 
 Operation: TypeAlias = Callable[[int], Awaitable[Done]]
 """Makes one call. It is given the call's number: no two calls of a load have the same."""
@@ -45,9 +48,16 @@ class ClosedLoop:
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """So many calls a second, of all processes together, at a constant distance."""
+    """So many calls a second, of all processes together.
+
+    Attributes:
+        rate: Calls a second.
+        arrivals: ``constant``: at a constant distance; ``poisson``: each independent of the others, as those of many
+            users are.
+    """
 
     rate: float
+    arrivals: Literal["constant", "poisson"] = "constant"
 
     def __post_init__(self) -> None:
         if not self.rate > 0:
@@ -66,7 +76,7 @@ class Load:
         calls: End sooner, after so many calls of all callers together, those while warming up included.
         processes: How many processes make the calls.
         first: The number of the first call; for a load that must not repeat the calls of another.
-        seed: Of the choice among the operations.
+        seed: Of the choice among the operations, and of Poisson's arrivals.
     """
 
     shape: ClosedLoop | OpenLoop
@@ -77,6 +87,11 @@ class Load:
     processes: int = 1
     first: int = 0
     seed: int = 0
+
+    @property
+    def window_seconds(self) -> float:
+        """How long the parts are of which a result says how they went."""
+        return max(1.0, float(math.ceil(self.seconds / _MOST_WINDOWS)))
 
     def __post_init__(self) -> None:
         if not self.mix or not all(weight > 0 for weight in self.mix.values()):

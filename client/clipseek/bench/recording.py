@@ -1,37 +1,36 @@
 """What one process saw, and how those of several become one result."""
 
-from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from clipseek.bench.histogram import Histogram
 from clipseek.bench.plan import Done
-from clipseek.bench.results import Latency, LoadResult, OperationResult
+from clipseek.bench.results import LoadResult, OperationResult, Window
 
-
-def _floats() -> "array[float]":
-    return array("d")
+Key = TypeVar("Key")
 
 
 @dataclass(slots=True)
 class OperationRecording:
     """The calls of one operation."""
 
-    latencies: "array[float]" = field(default_factory=_floats)
+    latencies: Histogram = field(default_factory=Histogram)
     items: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
 
     def add(self, seconds: float, done: Done) -> None:
         """Take in a call that did not fail."""
-        self.latencies.append(seconds)
+        self.latencies.add(seconds)
         self.items += done.items
         self.errors.update(done.failures)
         self.stages.update(done.stages)
 
     def join(self, other: "OperationRecording") -> None:
         """Take in another recording's calls."""
-        self.latencies.extend(other.latencies)
+        self.latencies.join(other.latencies)
         self.items += other.items
         self.errors.update(other.errors)
         self.stages.update(other.stages)
@@ -44,7 +43,7 @@ class OperationRecording:
             items=self.items,
             errors=dict(self.errors),
             rate=self.items / seconds if seconds else 0.0,
-            latency=Latency.of(self.latencies),
+            latency=self.latencies.latency(),
             stages={name: spent / calls for name, spent in self.stages.items()} if calls else {},
         )
 
@@ -56,37 +55,66 @@ class Recording:
     Attributes:
         begin: When measuring began, on the clock that all processes share.
         end: When it ended.
+        due: Until when calls of an open loop were due.
+        window_seconds: How long each window of time is.
         operations: By name.
+        windows: All operations' calls, by the window in which they ended (in an open loop: were due).
         lateness: Of the calls of an open loop.
         cpu_seconds: Of the process, from begin to end.
     """
 
     begin: float
     end: float
+    due: float | None = None
+    window_seconds: float = 1.0
     operations: dict[str, OperationRecording] = field(default_factory=dict)
-    lateness: "array[float]" = field(default_factory=_floats)
+    windows: dict[int, OperationRecording] = field(default_factory=dict)
+    lateness: Histogram = field(default_factory=Histogram)
     cpu_seconds: float = 0.0
 
-    def of(self, name: str) -> OperationRecording:
-        """That of one operation."""
-        return self.operations.setdefault(name, OperationRecording())
+    def add(self, name: str, moment: float, seconds: float, answer: Done | str) -> None:
+        """Take in a call that belongs to a moment: what it did, or its status if it failed."""
+        window = int((moment - self.begin) / self.window_seconds)
+        for recording in (
+            self.operations.setdefault(name, OperationRecording()),
+            self.windows.setdefault(window, OperationRecording()),
+        ):
+            if isinstance(answer, Done):
+                recording.add(seconds, answer)
+            else:
+                recording.errors[answer] += 1
 
 
 def merge(recordings: Sequence[Recording]) -> LoadResult:
     """One result of at least one recording."""
-    seconds = max(each.end for each in recordings) - min(each.begin for each in recordings)
-    operations: dict[str, OperationRecording] = {}
-    total, lateness = OperationRecording(), _floats()
+    end = max(each.end for each in recordings)
+    seconds = end - min(each.begin for each in recordings)
+    operations = _joined([each.operations for each in recordings])
+    windows = _joined([each.windows for each in recordings])
+    total, lateness = OperationRecording(), Histogram()
+    for operation in operations.values():
+        total.join(operation)
     for recording in recordings:
-        lateness.extend(recording.lateness)
-        for name, operation in recording.operations.items():
-            operations.setdefault(name, OperationRecording()).join(operation)
-            total.join(operation)
+        lateness.join(recording.lateness)
     return LoadResult(
-        operations={name: operation.result(seconds) for name, operation in operations.items()},
+        operations={name: operation.result(seconds) for name, operation in sorted(operations.items())},
         total=total.result(seconds),
+        curve=total.latencies.curve(),
+        windows=tuple(
+            Window(window * recordings[0].window_seconds, found.result(recordings[0].window_seconds))
+            for window, found in sorted(windows.items())
+        ),
         seconds=seconds,
+        tail_seconds=max((end - each.due for each in recordings if each.due is not None), default=0.0),
         cpu_seconds=sum(each.cpu_seconds for each in recordings),
-        lateness=Latency.of(lateness),
+        lateness=lateness.latency(),
         processes=len(recordings),
     )
+
+
+def _joined(several: Sequence[Mapping[Key, OperationRecording]]) -> dict[Key, OperationRecording]:
+    found: dict[Key, OperationRecording] = {}
+    for recordings in several:
+        for key, recording in recordings.items():
+            found.setdefault(key, OperationRecording()).join(recording)
+    return found

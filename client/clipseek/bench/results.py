@@ -1,14 +1,13 @@
 """What a load found."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds that calls took. Percentiles are exact: of all calls, by nearest rank."""
+    """Seconds that calls took; percentiles are right to 0.1 %. ``count`` says of how many calls."""
 
     count: int
     mean: float
@@ -20,29 +19,12 @@ class Latency:
     p999: float
     max: float
 
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Self | None:
-        """Of at least one call; ``None`` of none."""
-        if not seconds:
-            return None
-        ranked = sorted(seconds)
-        return cls(
-            count=len(ranked),
-            mean=math.fsum(ranked) / len(ranked),
-            min=ranked[0],
-            p50=percentile(ranked, 50),
-            p90=percentile(ranked, 90),
-            p95=percentile(ranked, 95),
-            p99=percentile(ranked, 99),
-            p999=percentile(ranked, 99.9),
-            max=ranked[-1],
-        )
 
+class Point(NamedTuple):
+    """A percentile, in [0, 100], and the seconds that so many of the calls did not exceed."""
 
-def percentile(ranked: Sequence[float], percent: float) -> float:
-    """The least value that at least ``percent`` of them do not exceed; of at least one, sorted."""
-    # Rounded first: 99.9 / 100 * 1000 is a little more than 999.
-    return ranked[max(0, math.ceil(round(percent / 100 * len(ranked), 6)) - 1)]
+    percentile: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +47,19 @@ class OperationResult:
     latency: Latency | None
     stages: Mapping[str, float]
 
+    @property
+    def error_share(self) -> float:
+        """Of calls and items, in [0, 1]."""
+        failed = sum(self.errors.values())
+        return failed / (failed + self.calls) if failed else 0.0
+
+
+class Window(NamedTuple):
+    """A part of the time: its first second, and all operations' calls that ended (in an open loop: were due) in it."""
+
+    begin: float
+    found: OperationResult
+
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
@@ -73,7 +68,10 @@ class LoadResult:
     Attributes:
         operations: By name.
         total: All of them together.
+        curve: Percentiles of all of them together.
+        windows: How it went over time; windows without calls are left out.
         seconds: How long it was measured: in an open loop and with a number of calls, until the last answer.
+        tail_seconds: In an open loop, how much of that came after the time in which calls were due.
         cpu_seconds: CPU time of the generator's processes meanwhile: what it took from a server on the same machine.
         lateness: In an open loop, by how much calls were made later than they were due; it is part of their latency.
             ``None`` in a closed loop.
@@ -82,11 +80,28 @@ class LoadResult:
 
     operations: Mapping[str, OperationResult]
     total: OperationResult
+    curve: tuple[Point, ...]
+    windows: tuple[Window, ...]
     seconds: float
+    tail_seconds: float
     cpu_seconds: float
     lateness: Latency | None
     processes: int
 
+    @property
+    def is_generator_busy(self) -> bool:
+        """Whether the generator itself may be what was measured: its processes had little time left, or were late."""
+        busy = self.cpu_seconds > _BUSY_SHARE * self.seconds * self.processes
+        latency = self.total.latency
+        if self.lateness is None or latency is None:
+            return busy
+        return busy or self.lateness.p99 > max(_LATE_SECONDS, _LATE_SHARE * latency.p99)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; times in seconds."""
         return asdict(self)
+
+
+_BUSY_SHARE = 0.8
+_LATE_SHARE = 0.1
+_LATE_SECONDS = 0.002

@@ -2,10 +2,11 @@
 
 import typer
 
+from clipseek.cli.bench import bench
 from clipseek.cli.collections import check, collections, rebuild
 from clipseek.cli.images import delete, get, list_images
+from clipseek.cli.importing import import_pictures
 from clipseek.cli.info import info
-from clipseek.cli.insert import insert
 from clipseek.cli.search import search
 from clipseek.cli.session import root
 
@@ -14,7 +15,7 @@ Store pictures, and find them again by sentence, by picture or by both.
 
 A first try, with a server running (clipseek-server serve):
 
-  clipseek insert holiday/
+  clipseek import holiday/
 
   clipseek search "children on a beach" --html beach.html
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback(help=_HELP)(root)
-app.command()(insert)
+app.command("import")(import_pictures)
 app.command()(search)
 app.command()(get)
 app.command("list")(list_images)
@@ -39,3 +40,4 @@ app.command()(collections)
 app.command()(rebuild)
 app.command()(check)
 app.command()(info)
+app.command()(bench)

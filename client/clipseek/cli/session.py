@@ -2,15 +2,17 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, UnavailableError
+from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, Tls, UnavailableError
 from clipseek.cli.output import Output
 from clipseek.requests import is_text
 
@@ -40,6 +42,50 @@ RootServer = Annotated[
         "--server", "-s", help=_SERVER_HELP, envvar="CLIPSEEK_SERVER", show_envvar=False, rich_help_panel=_PANEL
     ),
 ]
+_SECURITY = "TLS and tokens (before the command)"
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of the authorities to trust. (environment: CLIPSEEK_CA)",
+        envvar="CLIPSEEK_CA",
+        show_envvar=False,
+        rich_help_panel=_SECURITY,
+    ),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of your own certificate, where the server asks for one. (environment: CLIPSEEK_CERTIFICATE)",
+        envvar="CLIPSEEK_CERTIFICATE",
+        show_envvar=False,
+        rich_help_panel=_SECURITY,
+    ),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of its private key. (environment: CLIPSEEK_KEY)",
+        envvar="CLIPSEEK_KEY",
+        show_envvar=False,
+        rich_help_panel=_SECURITY,
+    ),
+]
+ServerName = Annotated[
+    str,
+    typer.Option(
+        help="Name in the server's certificate, if not the address's. (environment: CLIPSEEK_SERVER_NAME)",
+        envvar="CLIPSEEK_SERVER_NAME",
+        show_envvar=False,
+        rich_help_panel=_SECURITY,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the token that the server wants. (environment: the token itself, CLIPSEEK_TOKEN)",
+        rich_help_panel=_SECURITY,
+    ),
+]
 Server = Annotated[str | None, typer.Option("--server", "-s", help=_SERVER_HELP, rich_help_panel=_PANEL)]
 
 
@@ -62,6 +108,8 @@ class Session:
     timeout: float = 30.0
     collection: str = ""
     json: bool = False
+    token: str = field(default="", repr=False)
+    tls: Tls | None = None
 
     @property
     def output(self) -> Output:
@@ -70,11 +118,12 @@ class Session:
 
     def client(self) -> Client:
         """A client of the server."""
-        return Client(self.server, timeout=self.timeout)
+        return Client(self.server, timeout=self.timeout, token=self.token, tls=self.tls)
 
     def over(self, server: str | None, timeout: float | None, collection: str | None, *, json: bool) -> "Session":
         """This session with what was given in its place."""
-        return Session(
+        return replace(
+            self,
             server=self.server if server is None else server,
             timeout=self.timeout if timeout is None else timeout,
             collection=self.collection if collection is None else collection,
@@ -88,10 +137,26 @@ def root(
     timeout: Timeout = None,
     collection: CollectionName = None,
     json: Json = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    server_name: ServerName = "",
+    token_file: TokenFile = None,
     version: Version = False,
 ) -> None:
     """Options given before the command."""
-    context.obj = Session().over(server, timeout, collection, json=json)
+    tls = Tls(ca=ca, certificate=certificate, key=key, server_name=server_name)
+    session = Session(token=_token(token_file), tls=None if tls == Tls() else tls)
+    context.obj = session.over(server, timeout, collection, json=json)
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get("CLIPSEEK_TOKEN", "").strip()
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        _stop(f"the token cannot be read: {error}", USAGE)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -68,6 +68,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a bug. The message holds the request id to look for in the server's log."""
     ERROR_REASON_IMAGE_DAMAGED: _ErrorReason.ValueType  # 20
     """DATA_LOSS: a picture's stored bytes are missing or damaged. Delete it and insert it again."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 21
+    """UNAUTHENTICATED: no token, or one that the server does not know. Send `authorization: Bearer TOKEN` as metadata."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 22
+    """PERMISSION_DENIED: the token is for reading only. Use another one."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. In the details of a failed call, `google.rpc.ErrorInfo.reason`
@@ -117,6 +121,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a bug. The message holds the request id to look for in the server's log."""
 ERROR_REASON_IMAGE_DAMAGED: ErrorReason.ValueType  # 20
 """DATA_LOSS: a picture's stored bytes are missing or damaged. Delete it and insert it again."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 21
+"""UNAUTHENTICATED: no token, or one that the server does not know. Send `authorization: Bearer TOKEN` as metadata."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 22
+"""PERMISSION_DENIED: the token is for reading only. Use another one."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -28,6 +28,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from clipseek_server import metrics
+from clipseek_server.rpc.access import Access
 from clipseek_server.rpc.draining import Draining
 from clipseek_server.rpc.errors import Failure, failure
 from clipseek_server.rpc.messages import Allowance, Context, Messages
@@ -71,13 +72,23 @@ class Edge:
         others: For methods without pictures.
         max_call_seconds: Longest life of a call, whatever deadline its client sets. Streams live as long as their
             clients want: their items have deadlines of their own, or they write nothing.
+        access: Who may call what.
     """
 
-    def __init__(self, *, pictures: Allowance, streams: Allowance, others: Allowance, max_call_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        pictures: Allowance,
+        streams: Allowance,
+        others: Allowance,
+        max_call_seconds: float,
+        access: Access | None = None,
+    ) -> None:
         self._pictures = pictures
         self._streams = streams
         self._others = others
         self._max_call_seconds = max_call_seconds
+        self._access = access or Access()
         self.draining = Draining()
 
     def handlers(
@@ -133,12 +144,14 @@ class Edge:
         run = both_streaming if method.client_streaming else server_streaming if method.server_streaming else unary
 
         async def handle(_: object, context: Context) -> bytes | None:
-            call = self._begin(context, method)
+            metadata = dict(context.invocation_metadata() or ())
+            call = self._begin(context, metadata, method)
             messages: Messages[Message] = Messages(context, message_type, allowance, self.draining, call)
             code = grpc.StatusCode.OK
             unhappy: Failure | None = None
             context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
             try:
+                self._access.check(metadata, method)
                 return await run(messages, call, _Answers(context, call))
             except asyncio.CancelledError:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if call.expired else grpc.StatusCode.CANCELLED
@@ -159,8 +172,8 @@ class Edge:
             return grpc.stream_stream_rpc_method_handler(handle)
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _begin(self, context: Context, method: MethodDescriptor) -> Call:
-        sent = dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, "")
+    def _begin(self, context: Context, metadata: Mapping[str, str | bytes], method: MethodDescriptor) -> Call:
+        sent = metadata.get(REQUEST_ID_KEY, "")
         request_id = sent if isinstance(sent, str) and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
         limits = [context.time_remaining()]
         if not (method.client_streaming or method.server_streaming):

@@ -69,6 +69,13 @@ def make_server(
     return server, health
 
 
+def make_health_server(health: Health) -> grpc.aio.Server:
+    """A server of nothing but that health service, for probes that speak no TLS."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    return server
+
+
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 

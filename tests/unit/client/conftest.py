@@ -20,6 +20,16 @@ def server() -> Iterator[SmallServer]:
     running.stop(None).wait()
 
 
+@pytest.fixture
+def servers() -> Iterator[list[SmallServer]]:
+    """Two of them."""
+    states = [SmallServer(), SmallServer()]
+    running = [start(state) for state in states]
+    yield states
+    for each in running:
+        each.stop(None).wait()
+
+
 class Blocking:
     """An ``AsyncClient`` on a loop of its own, to be called as if it were a ``Client``."""
 

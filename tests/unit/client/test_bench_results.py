@@ -1,39 +1,72 @@
 """What a load's numbers mean."""
 
 import json
+import math
+import pickle
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from clipseek.bench.histogram import Histogram
 from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
-from clipseek.bench.results import Latency, percentile
 from clipseek.bench.sentences import COUNT, WORDS, sentence
 
 
-def test_percentiles_are_by_nearest_rank() -> None:
-    ranked = [float(value) for value in range(1, 1001)]
-    assert [percentile(ranked, percent) for percent in (0, 50, 99, 99.9, 100)] == [1, 500, 990, 999, 1000]
-    assert percentile([7.0], 99.9) == 7.0
-
-
-def test_latency_of_calls_in_any_order() -> None:
-    values = [float(value) for value in range(1, 101)]
+def test_percentiles_are_right_to_a_thousandth() -> None:
+    values = [float(value) for value in range(1, 1001)]
     random.Random(0).shuffle(values)
-    latency = Latency.of(values)
+    latency = Histogram.of(values).latency()
     assert latency is not None
-    assert (latency.count, latency.min, latency.p50, latency.p99, latency.max) == (100, 1, 50, 99, 100)
-    assert latency.mean == pytest.approx(50.5)
-    assert Latency.of([]) is None
+    assert latency.count == 1000
+    found = (latency.min, latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
+    assert found == pytest.approx((1, 500, 900, 990, 999, 1000), rel=0.001)
+    assert latency.mean == pytest.approx(500.5)
+    assert Histogram().latency() is None
+
+
+@given(st.lists(st.floats(1e-6, 3600), min_size=1, max_size=200))
+def test_a_percentile_is_a_value_that_so_many_do_not_exceed(values: list[float]) -> None:
+    latency = Histogram.of(values).latency()
+    assert latency is not None
+    ranked = sorted(values)
+    for share, found in ((0.5, latency.p50), (0.99, latency.p99), (0.999, latency.p999)):
+        exact = ranked[max(0, math.ceil(round(share * len(ranked), 6)) - 1)]
+        assert found == pytest.approx(exact, rel=0.002, abs=1e-6)
+
+
+def test_what_lies_outside_counts_as_the_nearest() -> None:
+    latency = Histogram.of([0.0, -1.0, 1e6]).latency()
+    assert latency is not None
+    assert (latency.count, latency.min) == (3, 1e-6)
+    assert latency.max == pytest.approx(3600, rel=0.001)
+
+
+def test_histograms_travel_and_join() -> None:
+    one, other = Histogram.of([0.1, 0.2]), pickle.loads(pickle.dumps(Histogram.of([0.3])))
+    one.join(other)
+    latency = one.latency()
+    assert latency is not None
+    assert (len(one), latency.mean) == (3, pytest.approx(0.2))
+    assert latency.max == pytest.approx(0.3, rel=0.001)
+
+
+def test_the_curve_rises_to_all_calls() -> None:
+    curve = Histogram.of([0.001 * number for number in range(1, 1001)]).curve()
+    assert curve == tuple(sorted(curve))
+    assert curve[-1] == (100, pytest.approx(1.0, rel=0.001))
+    assert Histogram().curve() == ()
 
 
 def test_results_of_several_processes_become_one() -> None:
     one, other = Recording(10.0, 20.0, cpu_seconds=1.5), Recording(10.0, 30.0, cpu_seconds=0.5)
     for seconds in (0.1, 0.2):
-        one.of("search").add(seconds, Done())
-    other.of("search").add(0.3, Done(stages={"index": 0.3}))
-    other.of("bulk").add(5.0, Done(items=97))
-    other.of("bulk").errors["UNAVAILABLE"] += 1
+        one.add("search", 10.5, seconds, Done())
+    other.add("search", 11.5, 0.3, Done(stages={"index": 0.3}))
+    other.add("bulk", 15.0, 5.0, Done(items=97))
+    other.add("bulk", 15.0, 5.0, "UNAVAILABLE")
     result = merge([one, other])
     assert result.seconds == 20.0
     assert result.cpu_seconds == 2.0
@@ -42,6 +75,8 @@ def test_results_of_several_processes_become_one() -> None:
     assert result.operations["bulk"].rate == pytest.approx(97 / 20)
     assert result.total.items == 100
     assert result.total.errors == {"UNAVAILABLE": 1}
+    assert [(window.begin, window.found.calls) for window in result.windows] == [(0, 2), (1, 1), (5, 1)]
+    assert result.windows[2].found.errors == {"UNAVAILABLE": 1}
     assert json.loads(json.dumps(result.to_json()))["operations"]["bulk"]["items"] == 97
 
 

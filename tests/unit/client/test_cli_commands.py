@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_insert_a_folder(run: Any, server: SmallServer, folder: Path) -> None:
-    result = run("insert", folder, "--collection", "pets")
+def test_import_a_folder(run: Any, server: SmallServer, folder: Path) -> None:
+    result = run("import", folder, "--collection", "pets")
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "2 created, 2 no pictures" in result.stderr
@@ -53,10 +53,10 @@ def test_insert_a_folder(run: Any, server: SmallServer, folder: Path) -> None:
     assert server.asked("BulkInsert")[0].collection == "pets"
 
 
-def test_insert_prints_a_line_of_json_for_each_picture(run: Any, folder: Path, tmp_path: Path) -> None:
+def test_import_prints_a_line_of_json_for_each_picture(run: Any, folder: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "bad.png"
     truncated.write_bytes(b"\xff\xd8\xff" + b"x" * 2_000_000)
-    result = run("--json", "insert", folder, truncated)
+    result = run("--json", "import", folder, truncated)
     assert result.exit_code == 1
     rows = {Path(row["path"]).name: row for row in map(json.loads, result.stdout.splitlines())}
     assert rows["a.png"]["outcome"] == "created"
@@ -65,17 +65,61 @@ def test_insert_prints_a_line_of_json_for_each_picture(run: Any, folder: Path, t
     assert "1 failed" in result.stderr
 
 
-def test_insert_of_what_is_no_picture_or_not_there(run: Any, folder: Path) -> None:
-    result = run("insert", folder / "notes.txt")
+def test_import_skips_what_the_server_has(run: Any, server: SmallServer, folder: Path) -> None:
+    run("import", folder)
+    batches = len(server.asked("BulkInsert.batch"))
+    result = run("import", folder, "--json")
+    assert "2 unchanged" in result.stderr
+    assert [json.loads(line)["outcome"] for line in result.stdout.splitlines()] == ["unchanged"] * 2
+    assert len(server.asked("BulkInsert.batch")) == batches
+    # What it has is not asked for where it must be refused.
+    asked = len(server.asked("BatchGetImages"))
+    run("import", folder, "--on-exists", "fail")
+    assert len(server.asked("BatchGetImages")) == asked
+    assert len(server.asked("BulkInsert.batch")) > batches
+
+
+def test_import_with_metadata(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("file,image_id,title,year\na.png,007,A,1999\ndeep/er/b.png,,,\ngone.png,,G,1\n")
+    result = run("import", folder, "-m", "year=2024", "-m", "album=summer", "--metadata-from", table)
+    assert result.exit_code == 0, result.output
+    assert "gone.png, and there is no such picture" in result.stderr
+    found = {image.metadata["file"]: (image_id, image.metadata) for image_id, (image, _) in server.images.items()}
+    assert found["a.png"][0] == "007"
+    assert dict(found["a.png"][1]) == {"file": "a.png", "title": "A", "year": 1999, "album": "summer"}
+    assert dict(found["deep/er/b.png"][1]) == {"file": "deep/er/b.png", "year": 2024, "album": "summer"}
+
+
+def test_import_in_several_streams(run: Any, server: SmallServer, tmp_path: Path) -> None:
+    for number in range(300):
+        Image.new("L", (number + 1, 1)).save(tmp_path / f"{number}.png")
+    assert "300 created" in run("import", tmp_path, "--workers", "2").stderr
+    assert len(server.asked("BulkInsert")) == 2
+    assert len(server.images) == 300
+
+
+def test_import_keeps_the_failures(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
+    (folder / "large.png").write_bytes(b"\xff\xd8\xff" + b"x" * 2_000_000)
+    failed = tmp_path / "failed.jsonl"
+    assert run("import", folder, "--failures", failed).exit_code == 1
+    [row] = map(json.loads, failed.read_text().splitlines())
+    assert Path(row["path"]).name == "large.png"
+    assert row["error"]["reason"] == "IMAGE_TOO_LARGE"
+    assert run("import", folder, "--failures", tmp_path / "no" / "folder").exit_code == 1
+
+
+def test_import_of_what_is_no_picture_or_not_there(run: Any, folder: Path) -> None:
+    result = run("import", folder / "notes.txt")
     assert result.exit_code == 1
     assert "no picture" in result.stderr
-    result = run("insert", folder / "nothing.png")
+    result = run("import", folder / "nothing.png")
     assert (result.exit_code, "no such file" in result.stderr) == (1, True)
 
 
-def test_insert_lists_what_cannot_be_read_and_stores_the_others(run: Any, server: SmallServer, folder: Path) -> None:
+def test_import_lists_what_cannot_be_read_and_stores_the_others(run: Any, server: SmallServer, folder: Path) -> None:
     file, subfolder = out_of_reach(folder)
-    result = run("insert", folder, "--json")
+    result = run("import", folder, "--json")
     assert result.exit_code == 1
     for path in (file, subfolder):
         assert f"not stored: {path}: the picture cannot be read" in result.stderr
@@ -162,14 +206,14 @@ def test_bytes_that_are_not_utf_8(run: Any, server: SmallServer, folder: Path, t
     assert server.calls == []
     # Files may be named so.
     (folder / "a.png").rename(folder / f"{latin}.png")
-    result = run("insert", folder, "--json")
+    result = run("import", folder, "--json")
     assert result.exit_code == 0, result.output
     names = {image.metadata["file"] for image, _ in server.images.values()}
     assert names == {"caf\N{REPLACEMENT CHARACTER}.png", "deep/er/b.png"}
     page = tmp_path / "found.html"
     assert run("search", "--image", folder / f"{latin}.png", "--html", page).exit_code == 0
     assert "caf\N{REPLACEMENT CHARACTER}.png" in page.read_text(encoding="utf-8")
-    result = run("insert", tmp_path / latin)
+    result = run("import", tmp_path / latin)
     assert (result.exit_code, "no such file" in result.stderr) == (1, True)
 
 

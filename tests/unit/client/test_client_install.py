@@ -6,7 +6,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-LIMIT = 25_000_000
+LIMIT, CLI_LIMIT = 25_000_000, 45_000_000
+
+
+def installed_bytes(packages: Path) -> int:
+    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    files = [path for path in packages.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files if not path.relative_to(packages).parts[0].startswith(tools))
 
 
 def test_the_client_installs_alone(tmp_path: Path) -> None:
@@ -27,13 +33,7 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     [packages] = venv.glob("lib/python*/site-packages")
     names = {path.name.split("-")[0] for path in packages.glob("*.dist-info")} - {"pip", "setuptools"}
     assert names == {"clipseek", "grpcio", "protobuf", "googleapis_common_protos", "typing_extensions"}
-    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
-    files = [
-        path
-        for path in packages.rglob("*")
-        if path.is_file() and not path.relative_to(packages).parts[0].startswith(tools)
-    ]
-    assert sum(path.stat().st_size for path in files) <= LIMIT
+    assert installed_bytes(packages) <= LIMIT
 
     code = "import clipseek, clipseek.gallery; clipseek.gallery.gallery_html([]); print(clipseek.__version__)"
     run = subprocess.run([venv / "bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -41,3 +41,12 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     command = subprocess.run([venv / "bin/clipseek", "info"], cwd=tmp_path, capture_output=True, text=True)
     assert command.returncode == 2
     assert "pip install '.[cli]'" in command.stderr
+
+    done = subprocess.run([*pip, f"{source}[cli]"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert installed_bytes(packages) <= CLI_LIMIT
+    command = subprocess.run([venv / "bin/clipseek", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert (command.returncode, "bench" in command.stdout) == (0, True)
+    command = subprocess.run([venv / "bin/clipseek", "bench"], cwd=tmp_path, capture_output=True, text=True)
+    assert command.returncode == 2
+    assert "clipseek[bench]" in " ".join(command.stderr.split())

@@ -1,0 +1,69 @@
+"""Two runs side by side, and whether they differ by more than each differs from itself."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_METRICS: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "/s": lambda found: found["rate"],
+    "p50 ms": lambda found: _milliseconds(found, "p50"),
+    "p95 ms": lambda found: _milliseconds(found, "p95"),
+    "p99 ms": lambda found: _milliseconds(found, "p99"),
+    "p99.9 ms": lambda found: _milliseconds(found, "p999"),
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of two runs.
+
+    Attributes:
+        what: Operation and metric.
+        before: In the first run: the median of its windows of time where there are several.
+        after: In the second.
+        is_clear: Whether the middle halves of their windows lie apart; ``None`` when there are too few to say.
+    """
+
+    what: str
+    before: float
+    after: float
+    is_clear: bool | None
+
+    @property
+    def ratio(self) -> float:
+        """After to before."""
+        return self.after / self.before if self.before else float("inf")
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
+    """The numbers that both runs have, of their last result each; as ``report.to_json`` keeps them."""
+    one, other = before["results"][-1], after["results"][-1]
+    operations = [name for name in one["operations"] if name in other["operations"]]
+    for name in operations:
+        for metric, take in _METRICS.items():
+            value, new = take(one["operations"][name]), take(other["operations"][name])
+            if value is not None and new is not None:
+                yield Difference(f"{name} {metric}", value, new, None)
+    for metric, take in _METRICS.items():
+        value, new = take(one["total"]), take(other["total"])
+        if value is not None and new is not None:
+            yield Difference(f"all {metric}", value, new, _apart(_windows(one, take), _windows(other, take)))
+
+
+_ENOUGH_WINDOWS = 5
+
+
+def _apart(before: list[float], after: list[float]) -> bool | None:
+    if min(len(before), len(after)) < _ENOUGH_WINDOWS:
+        return None
+    (low, _, high), (new_low, _, new_high) = statistics.quantiles(before, n=4), statistics.quantiles(after, n=4)
+    return new_low > high or new_high < low
+
+
+def _windows(result: Mapping[str, Any], take: Callable[[Mapping[str, Any]], float | None]) -> list[float]:
+    return [value for _, found in result["windows"] if (value := take(found)) is not None]
+
+
+def _milliseconds(found: Mapping[str, Any], key: str) -> float | None:
+    return found["latency"][key] * 1000 if found["latency"] else None

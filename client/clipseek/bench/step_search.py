@@ -1,0 +1,118 @@
+"""The highest rate at which a server meets an objective.
+
+Rates double until one fails, then the gap is halved. A rate counts as met, or as failed, once two of its measurements
+say so: one alone may have been good or bad luck.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clipseek.bench.objective import Objective
+from clipseek.bench.results import LoadResult
+
+_AGREEING = 2
+_TAIL_SHARE = 0.2
+"""Of the time, and a second at least: whose last answers come later than that falls behind, however long one looks."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One measurement.
+
+    Attributes:
+        rate: Calls a second that were made.
+        result: What they found.
+        met: Whether the objective was met.
+        why_not: What was not, in words; empty when all was.
+    """
+
+    rate: float
+    result: LoadResult
+    met: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search came to.
+
+    Attributes:
+        rate: The highest rate that met the objective; 0 when none did.
+        failed_rate: The lowest one above it that did not; ``None`` when even the highest that was tried did.
+        steps: All measurements, in their order.
+    """
+
+    rate: float
+    failed_rate: float | None
+    steps: tuple[Step, ...]
+
+
+def search(
+    measure: Callable[[float], LoadResult],
+    objective: Objective,
+    *,
+    begin: float = 10.0,
+    most: float = 100_000.0,
+    precision: float = 0.05,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> Found:
+    """Search.
+
+    Args:
+        measure: Makes so many calls a second for a while.
+        objective: To meet.
+        begin: The first rate.
+        most: The highest rate to try.
+        precision: The search ends when the rate that failed is no more than so much above the one that was met.
+        on_step: Called after each measurement.
+    """
+    steps: list[Step] = []
+
+    def is_met(rate: float) -> bool:
+        votes = {True: 0, False: 0}
+        while max(votes.values()) < _AGREEING:
+            result = measure(rate)
+            step = _step(rate, result, objective)
+            steps.append(step)
+            on_step(step)
+            votes[step.met] += 1
+        return votes[True] >= _AGREEING
+
+    met, failed = 0.0, math.inf
+    rate = begin
+    while failed > met * (1 + precision):
+        if is_met(rate):
+            met = rate
+            if rate >= most:
+                break
+        else:
+            failed = rate
+        if math.isinf(failed):
+            rate = min(2 * met, most)
+        elif met:
+            rate = math.sqrt(met * failed)
+        else:
+            rate = failed / 2
+            if rate < begin / _DEEPEST:
+                break
+    return Found(met, None if math.isinf(failed) else failed, tuple(steps))
+
+
+_DEEPEST = 64
+"""Below so small a part of the first rate nothing is tried."""
+
+
+def _step(rate: float, result: LoadResult, objective: Objective) -> Step:
+    broken = [f"{each.text} ({_text(each.what, each.measured(result))})" for each in objective.broken_by(result)]
+    if result.tail_seconds > max(1.0, _TAIL_SHARE * result.seconds):
+        broken.append(f"it fell behind: the last answer came {result.tail_seconds:.1f} s after the last call was due")
+    if result.is_generator_busy:
+        broken.append("the load generator itself could not keep up; give it more --processes, or another machine")
+    return Step(rate, result, not broken, "; ".join(broken))
+
+
+def _text(what: str, measured: float | None) -> str:
+    if measured is None:
+        return "nothing was answered"
+    return f"{measured:.2%}" if what == "errors" else f"{measured * 1000:.1f} ms"

@@ -1,0 +1,371 @@
+"""``clipseek bench``."""
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clipseek.cli.files import check_writable, find
+from clipseek.cli.output import Output
+from clipseek.cli.session import FAILED, Session, command
+
+if TYPE_CHECKING:
+    from clipseek.bench import ClipseekTarget, ClosedLoop, LoadResult, OpenLoop
+    from clipseek.bench.objective import Objective
+    from clipseek.bench.step_search import Found, Step
+
+Arrivals: TypeAlias = Literal["constant", "poisson"]
+
+_WITH_PICTURES = {"search_image", "embed_image", "insert", "bulk_import"}
+_WRITING = {"insert", "bulk_import"}
+_FEW_CALLS = 1000
+"""For a p99.9 that means anything."""
+
+
+@command
+def bench(
+    session: Session,
+    mix: Annotated[
+        str,
+        typer.Option(
+            help="Operations and weights: search_text, search_image, embed_text, embed_image, insert, bulk_import."
+        ),
+    ] = "search_text",
+    callers: Annotated[
+        str,
+        typer.Option(
+            help="Closed loop: so many callers, each calling again as soon as it has its answer; several numbers, "
+            "separated by commas, are measured one after the other. (default: 1, without --rate and --slo)"
+        ),
+    ] = "",
+    rate: Annotated[
+        str,
+        typer.Option(
+            help="Open loop: so many calls a second, whether or not the answers keep up; latency counts from when a "
+            "call was due. Several as for --callers."
+        ),
+    ] = "",
+    arrivals: Annotated[
+        Arrivals,
+        typer.Option(help="Open loop: calls at a constant distance, or by chance, as many users make them."),
+    ] = "constant",
+    seconds: Annotated[float, typer.Option(help="How long each is measured.", min=0.1)] = 30.0,
+    warmup: Annotated[float, typer.Option(help="Seconds before that; they do not count.", min=0)] = 3.0,
+    processes: Annotated[int, typer.Option(help="Processes that make the calls.", min=1)] = 1,
+    slo: Annotated[
+        str,
+        typer.Option(
+            help='Search for the highest rate that meets this, e.g. "p99<50ms,errors<0.1%"; it begins at --rate, or 10.'
+        ),
+    ] = "",
+    max_rate: Annotated[float, typer.Option(help="Of that search: no rate above it is tried.")] = 100_000.0,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to send. (default: 16 made-up photographs)")
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="File of sentences to search for, one a line. (default: made-up ones, all different)"),
+    ] = None,
+    filter: Annotated[str, typer.Option("--filter", "-f", help="Of the searches.")] = "",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits of each search.", min=1)] = 5,
+    metrics: Annotated[
+        str, typer.Option(help="Of a server with --metrics-listen, e.g. http://127.0.0.1:9464/metrics: what it says.")
+    ] = "",
+    output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the numbers as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Measure nothing; show two results of --output side by side.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice among the operations and of Poisson's arrivals.")] = 0,
+) -> None:
+    """Put a load on a server and say how it bore it.
+
+    A closed loop finds the most that a server can do; an open loop finds what its users see at a given rate. With
+    --json the numbers are printed as JSON. Exit code 1: calls failed, or no rate met the --slo.
+
+    Try:
+
+      clipseek bench --callers 1,4,16
+
+      clipseek bench --rate 50 --arrivals poisson --seconds 120 --html report.html
+
+      clipseek bench --slo "p99<100ms,errors<0.1%" --mix search_text=9,search_image=1
+
+      clipseek bench --collection scratch --mix search_text=20,insert=1 --rate 20 --output before.json
+
+      clipseek bench --compare before.json after.json
+    """
+    try:
+        from clipseek.bench import ClipseekTarget, ClosedLoop, OpenLoop
+        from clipseek.bench.objective import Objective
+        from clipseek.bench.report import read_json, to_html, to_json
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"bench needs {error.name}: pip install 'clipseek[bench]'") from error
+
+    output = session.output
+    if compare is not None:
+        _compare(output, read_json(compare[0]), read_json(compare[1]))
+        return
+    for file in (output_file, html):
+        if file is not None:
+            check_writable(file)
+    weights = _weights(mix)
+    if weights.keys() & _WRITING and not session.collection:
+        raise typer.BadParameter("inserts would leave test pictures in default: name another with --collection")
+    if callers and (rate or slo):
+        raise typer.BadParameter("--callers is a closed loop, --rate and --slo are open ones: give one of them")
+    objective = Objective.parse(slo) if slo else None
+    rates, counts = _numbers(rate, "--rate"), _numbers(callers, "--callers")
+    if objective is not None and len(rates) > 1:
+        raise typer.BadParameter("a search begins at one --rate")
+    shapes: list[ClosedLoop | OpenLoop] = [OpenLoop(each, arrivals) for each in rates]
+    shapes = shapes or [ClosedLoop(int(each)) for each in counts or [1.0]]
+
+    with ExitStack() as stack:
+        files: tuple[str, ...] = ()
+        if weights.keys() & _WITH_PICTURES:
+            files = _pictures(pictures, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        target = ClipseekTarget(
+            session.server,
+            collection=session.collection,
+            texts=_lines(texts),
+            pictures=files,
+            filter=filter,
+            top_k=top_k,
+            id_prefix=f"bench-{time.time_ns():x}",
+            timeout=session.timeout,
+            token=session.token,
+            tls=session.tls,
+        )
+        run = _Run(output, target, weights, seconds, warmup, processes, seed)
+        series = stack.enter_context(_scraping(metrics)) if metrics else {}
+        found = None
+        if objective is not None:
+            found = run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
+        else:
+            for shape in shapes:
+                run.measure(shape)
+    about = {
+        "server": session.server,
+        "mix": weights,
+        "seconds": seconds,
+        "warmup": warmup,
+        "processes": processes,
+        "callers": [shape.callers for shape in shapes if isinstance(shape, ClosedLoop)] if not slo else [],
+        "rates": rates,
+        "arrivals": arrivals,
+        "slo": slo,
+    }
+    document = to_json({name: value for name, value in about.items() if value}, run.results, found, series)
+    if output_file is not None:
+        output_file.write_text(document, encoding="utf-8")
+        output.note(f"wrote {output_file}")
+    if html is not None:
+        html.write_text(to_html(json.loads(document)), encoding="utf-8")
+        output.note(f"wrote {html}")
+    if output.json:
+        output.value(json.loads(document))
+    failed = any(result.total.errors for result in run.results) if found is None else not found.rate
+    if failed:
+        sys.exit(FAILED)
+
+
+class _Run:
+    """Measures one shape after the other, and prints what it finds."""
+
+    def __init__(
+        self,
+        output: Output,
+        target: "ClipseekTarget",
+        weights: Mapping[str, float],
+        seconds: float,
+        warmup: float,
+        processes: int,
+        seed: int,
+    ) -> None:
+        self.results: list[LoadResult] = []
+        self._output = output
+        self._target = target
+        self._weights = weights
+        self._seconds = seconds
+        self._warmup = warmup
+        self._processes = processes
+        self._seed = seed
+        self._next_call = 0
+
+    def measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
+        """Put that load on the server."""
+        result = self._measure(shape)
+        self._print(_named(shape), result)
+        return result
+
+    def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> "Found":
+        """The highest rate that meets the objective."""
+        from clipseek.bench import OpenLoop
+        from clipseek.bench.step_search import search
+
+        def said(step: "Step") -> None:
+            latency = step.result.total.latency
+            p99 = f", p99 {latency.p99 * 1000:.1f} ms of {latency.count:,}" if latency else ""
+            self._output.note(f"{step.rate:8.1f}/s: {'met' if step.met else f'not met: {step.why_not}'}{p99}")
+
+        found = search(
+            lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
+        )
+        met = [step for step in found.steps if step.met and step.rate == found.rate]
+        if met:
+            self._print(f"{found.rate:.1f} calls a second, the highest rate that met {objective}", met[-1].result)
+        else:
+            self._output.note(f"no rate met {objective}")
+        return found
+
+    def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
+        from clipseek.bench import ClosedLoop, Load, generate
+
+        most = shape.callers if isinstance(shape, ClosedLoop) else self._processes
+        load = Load(
+            shape=shape,
+            mix=self._weights,
+            seconds=self._seconds,
+            warmup=self._warmup,
+            processes=min(self._processes, most),
+            first=self._next_call,
+            seed=self._seed,
+        )
+        with _progress(self._output, _named(shape), self._warmup + self._seconds):
+            result = generate(self._target, load)
+        # No sentence comes twice, or the server's cache would answer it.
+        self._next_call += sum(each.calls for each in result.operations.values()) + _CALLS_OF_A_WARMUP
+        self.results.append(result)
+        return result
+
+    def _print(self, title: str, result: "LoadResult") -> None:
+        output = self._output
+        if not output.json:
+            output.note(title)
+            names = ("", "calls", "/s", "mean ms", "p50", "p90", "p95", "p99", "p99.9", "max", "errors")
+            operations = {**result.operations, "all": result.total} if len(result.operations) > 1 else result.operations
+            output.table(names, (_row(name, found) for name, found in operations.items()), right=frozenset(names[1:-1]))
+        cores = result.cpu_seconds / result.seconds if result.seconds else 0.0
+        late = f", calls were late by {result.lateness.p99 * 1000:.1f} ms (p99)" if result.lateness else ""
+        output.note(f"the generator used {cores:.2f} cores in {result.processes} process(es){late}")
+        if result.is_generator_busy:
+            output.note("it could not keep up: these numbers are its own; give it more --processes or another machine")
+        if result.total.latency and result.total.latency.count < _FEW_CALLS:
+            output.note(f"p99.9 says little of {result.total.latency.count:,} calls")
+
+
+_CALLS_OF_A_WARMUP = 100_000
+"""More than any makes."""
+
+
+def _row(name: str, found: Any) -> tuple[object, ...]:
+    latency = found.latency
+    keys = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
+    times = [f"{getattr(latency, key) * 1000:.2f}" if latency else "" for key in keys]
+    errors = ", ".join(f"{count:,} {status}" for status, count in found.errors.items())
+    return name, f"{found.calls:,}", f"{found.rate:.1f}", *times, errors
+
+
+def _named(shape: "ClosedLoop | OpenLoop") -> str:
+    from clipseek.bench import ClosedLoop
+
+    if isinstance(shape, ClosedLoop):
+        return f"{shape.callers} caller{'s' * (shape.callers > 1)}"
+    return f"{shape.rate:g} calls a second, {shape.arrivals}"
+
+
+def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    from clipseek.bench.compare import compare
+
+    differences = list(compare(before, after))
+    if output.json:
+        for each in differences:
+            output.value({**vars(each), "ratio": each.ratio})
+        return
+    words = {True: "clear", False: "within what each varies by", None: ""}
+    output.table(
+        ("", "before", "after", "ratio", ""),
+        (
+            (each.what, f"{each.before:,.2f}", f"{each.after:,.2f}", f"{each.ratio:.2f}", words[each.is_clear])
+            for each in differences
+        ),
+        right=frozenset({"before", "after", "ratio"}),
+    )
+
+
+def _weights(text: str) -> dict[str, float]:
+    found = {}
+    for part in text.split(","):
+        name, equals, weight = part.strip().partition("=")
+        try:
+            found[name] = float(weight) if equals else 1.0
+        except ValueError:
+            raise typer.BadParameter(f"a mix is e.g. search_text=9,insert=1; {part!r} is no part of one") from None
+    return found
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes numbers separated by commas, not {text!r}") from None
+
+
+def _pictures(folder: Path | None, scratch: Path) -> tuple[str, ...]:
+    if folder is None:
+        from clipseek.bench.sample_pictures import make_pictures
+
+        return make_pictures(scratch)
+    files = tuple(str(file.path) for file in find([folder]) if file.picture)
+    if not files:
+        raise FileNotFoundError(f"there is no picture in {folder}")
+    return files
+
+
+def _lines(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    lines = tuple(line for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not lines:
+        raise ValueError(f"there is no sentence in {file}")
+    return lines
+
+
+@contextmanager
+def _scraping(url: str) -> Iterator[Any]:
+    from clipseek.bench.scrape import Scraper
+
+    with Scraper(url) as scraper:
+        yield scraper.series
+
+
+@contextmanager
+def _progress(output: Output, title: str, seconds: float) -> Iterator[None]:
+    """A bar that follows the clock: the generator's processes have better to do than to say how far they are."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    done = threading.Event()
+    with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as progress:
+        task = progress.add_task(title, total=seconds)
+        begin = time.monotonic()
+
+        def follow() -> None:
+            while not done.wait(0.2):
+                progress.update(task, completed=min(seconds, time.monotonic() - begin))
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

@@ -1,0 +1,255 @@
+"""``clipseek import``."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Generic, Literal, TypeVar
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from clipseek import BulkResult, Client, ClipseekError, InsertItem, NotFoundError
+from clipseek.cli.files import Found, check_writable, find, readable
+from clipseek.cli.metadata import Attached, pairs, read_table
+from clipseek.cli.output import Output, plain_json
+from clipseek.cli.session import FAILED, Session, command
+from clipseek.requests import OnExists
+from clipseek.stored import changes_nothing, content_sha256
+
+_ASKED_AT_A_TIME = 128
+"""Pictures: one question for so many costs the server little more than for one."""
+
+_LISTED_FAILURES = 20
+
+T = TypeVar("T")
+
+
+@command
+def import_pictures(
+    session: Session,
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders to look through.", show_default=False)],
+    on_exists: Annotated[
+        Literal["keep", "replace", "fail"],
+        typer.Option(help="When a picture is stored already: keep it as it is, replace it and its metadata, or fail."),
+    ] = "keep",
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata",
+            "-m",
+            help="KEY=VALUE for every picture; again for more. Numbers, true, false and other JSON are read as such.",
+            show_default=False,
+        ),
+    ] = None,
+    metadata_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or JSON Lines with a column 'file', the picture's path below the folder; a column 'image_id' is "
+            "its id, the others are its metadata."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Streams at a time. One keeps a CPU busy; more help a GPU, or over a slow line.", min=1)
+    ] = 1,
+    patience: Annotated[
+        float,
+        typer.Option(help="Seconds to go on trying while the server is away; 0 gives up at once.", min=0),
+    ] = 60.0,
+    failures: Annotated[
+        Path | None, typer.Option(help="Write what was not stored, and why, to this file, as JSON Lines.")
+    ] = None,
+) -> None:
+    """Store pictures: files, and all that lie below folders but hidden ones.
+
+    Each is stored under the SHA-256 of its bytes, unless --metadata-from names an id, with its path below the folder as
+    metadata "file". Repeating it changes nothing: what the server has is not sent again, so an import that was
+    interrupted goes on where it was. What is no picture is left out and listed. With --json, one line a picture. Exit
+    code 1: some were not stored.
+
+    Try:
+
+      clipseek import holiday/
+
+      clipseek import cat.jpg dog.png --collection pets --metadata year=2024
+
+      clipseek import shop/ --metadata-from products.csv --failures failed.jsonl
+    """
+    output = session.output
+    if failures is not None:
+        check_writable(failures)
+    attached = Attached(pairs(metadata or ()), read_table(metadata_from) if metadata_from else {})
+    found = list(find(paths))
+    pictures = [file for file in found if file.picture]
+    for name in attached.without_picture(file.name for file in pictures):
+        output.note(f"{metadata_from} names {name}, and there is no such picture")
+    report = _Report(output, [file for file in found if not file.picture])
+    wanted = [_Wanted.of(file, attached) for file in pictures]
+    try:
+        with session.client() as client, _progress(output) as progress:
+            task = progress.add_task("storing", total=len(pictures))
+            for file, result in _store(client, wanted, session.collection, on_exists, workers, patience):
+                progress.advance(task)
+                report.add(file, result)
+    except (ClipseekError, KeyboardInterrupt):
+        report.counts["without an answer"] = len(pictures) - report.counts.total()
+        report.end(failures)
+        output.note("running it again is safe, and stores what is missing")
+        raise
+    report.end(failures)
+    if report.failed or any(file.named for file in report.others):
+        sys.exit(FAILED)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A file to store."""
+
+    file: Found
+    item: InsertItem
+
+    @classmethod
+    def of(cls, file: Found, attached: Attached) -> "_Wanted":
+        image_id, metadata = attached.of(file.name)
+        return cls(file, InsertItem(file.path, image_id, metadata))
+
+
+class _Shared(Generic[T]):
+    """An iterator that several threads take from."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> list[T]:
+        with self._lock:
+            return list(islice(self._items, count))
+
+
+def _store(
+    client: Client, wanted: list[_Wanted], collection: str, on_exists: OnExists, workers: int, patience: float
+) -> Iterator[tuple[Found, BulkResult]]:
+    """What became of each, in any order; raises what ended a worker before its time."""
+    results: SimpleQueue[tuple[Found, BulkResult] | Exception | None] = SimpleQueue()
+    shared = _Shared(iter(wanted))
+
+    def work() -> None:
+        sent: list[_Wanted] = []
+
+        def missing() -> Iterator[InsertItem]:
+            while some := shared.take(_ASKED_AT_A_TIME):
+                for each in _not_stored(client, some, collection, on_exists, results.put):
+                    sent.append(each)
+                    yield each.item
+
+        try:
+            for result in client.insert_many(missing(), collection=collection, on_exists=on_exists, patience=patience):
+                results.put((sent[result.index].file, result))
+        except Exception as error:
+            results.put(error)
+        else:
+            results.put(None)
+
+    for _ in range(workers):
+        threading.Thread(target=work, daemon=True).start()
+    while workers:
+        result = results.get()
+        if isinstance(result, Exception):
+            raise result
+        if result is None:
+            workers -= 1
+        else:
+            yield result
+
+
+def _not_stored(
+    client: Client,
+    wanted: list[_Wanted],
+    collection: str,
+    on_exists: OnExists,
+    settle: Callable[[tuple[Found, BulkResult]], None],
+) -> list[_Wanted]:
+    """Those that must be sent; of the others the result is handed in."""
+    if on_exists == "fail":
+        return wanted
+    hashes = [content_sha256(each.item) for each in wanted]
+    ids = [each.item.image_id or sha256 for each, sha256 in zip(wanted, hashes, strict=True)]
+    try:
+        batch = client.get_many([image_id for image_id in ids if image_id], collection=collection)
+    except NotFoundError:
+        return wanted  # the collection comes into being with its first picture
+    stored = {image.image_id: image for image in batch}
+    missing = []
+    for each, image_id, sha256 in zip(wanted, ids, hashes, strict=True):
+        image = stored.get(image_id)
+        if image is None or not changes_nothing(each.item, sha256, image, on_exists):
+            missing.append(each)
+        else:
+            settle((each.file, BulkResult(-1, each.item, image_id=image_id, outcome="unchanged")))
+    return missing
+
+
+class _Report:
+    """What is said of an import, on the way and at its end."""
+
+    def __init__(self, output: Output, others: list[Found]) -> None:
+        self.counts = Counter[str]()
+        self.others = others
+        self.failed: list[dict[str, object]] = []
+        self._lines: list[str] = []
+        self._output = output
+
+    def add(self, file: Found, result: BulkResult) -> None:
+        row: dict[str, object] = {"path": readable(file.path)}
+        if result.error is None:
+            self.counts[result.outcome] += 1
+            row |= {"image_id": result.image_id, "outcome": result.outcome}
+        else:
+            self.counts["failed"] += 1
+            error = result.error
+            row |= {"error": {"code": error.code.name, "reason": error.reason, "message": error.message}}
+            self.failed.append(row)
+            self._lines.append(f"not stored: {file.path}: {error}")
+        if self._output.json:
+            self._output.value(row)
+
+    def end(self, failures: Path | None) -> None:
+        for line in self._lines[:_LISTED_FAILURES]:
+            self._output.note(line)
+        if len(self.failed) > _LISTED_FAILURES:
+            where = f"all are in {failures}" if failures else "--failures FILE keeps all of them"
+            self._output.note(f"not stored: {len(self.failed) - _LISTED_FAILURES} more; {where}")
+        for file in self.others:
+            self._output.note(f"no picture: {file.path}")
+        if failures is not None:
+            lines = (f"{plain_json(row)}\n" for row in self.failed)
+            failures.write_text("".join(lines), encoding="utf-8")
+        words = [f"{count} {outcome}" for outcome, count in sorted(self.counts.items()) if count]
+        words += [f"{len(self.others)} no pictures"] * bool(self.others)
+        self._output.note(", ".join(words) or "nothing to store")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:.1f}/s", style="progress.data.speed")
+
+
+def _progress(output: Output) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=output.err, disable=not output.err.is_terminal
+    )

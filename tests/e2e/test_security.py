@@ -1,0 +1,197 @@
+"""TLS and tokens on a real server: who gets in, who does not, and what they are told."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from clipseek import Client, PermissionDeniedError, Tls, UnavailableError
+from clipseek_server.config import Settings
+from clipseek_server.errors import StartupError
+from pictures import picture
+from servers import ServerThread
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+class Files:
+    """A certificate, its key and its authority as files."""
+
+    def __init__(self, folder: Path, authority: trustme.CA, *names: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.certificate, self.key, self.ca = folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"
+        issued = authority.issue_cert(*names)
+        issued.private_key_pem.write_to_path(self.key)
+        self.certificate.unlink(missing_ok=True)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(self.certificate, append=True)
+        authority.cert_pem.write_to_path(self.ca)
+
+
+@pytest.fixture(scope="module")
+def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("tls"), authority, "127.0.0.1", "search.example.org")
+
+
+@pytest.fixture(scope="module")
+def secure(bundle: Path, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    settings = Settings(
+        listen="127.0.0.1:0",
+        health_listen="127.0.0.1:0",
+        bundles=[bundle],
+        data_dir=tmp_path_factory.mktemp("data"),
+        tls_certificate=files.certificate,
+        tls_key=files.key,
+        tokens=["all"],
+        read_tokens="one, two",
+    )
+    with ServerThread(settings) as server:
+        yield server
+
+
+def connected(server: ServerThread, **arguments: Any) -> Client:
+    return Client(f"grpcs://{server.address}", **arguments)
+
+
+def test_a_token_over_tls(secure: ServerThread, files: Files) -> None:
+    with connected(secure, token="all", tls=Tls(ca=files.ca)) as client:
+        image_id = client.insert(picture(1)).image_id
+        assert client.search_image(picture(1))[0].image_id == image_id
+        assert [result.error for result in client.insert_many([picture(2)])] == [None]
+
+
+def test_a_token_for_reading(secure: ServerThread, files: Files) -> None:
+    with connected(secure, token="two", tls=Tls(ca=files.ca)) as client:
+        assert client.info().models
+        client.embed_text("a cat")
+        for write in (
+            lambda: client.insert(picture(3)),
+            lambda: list(client.insert_many([picture(3)])),
+            lambda: client.delete("a"),
+            lambda: client.delete_collection("default"),
+            lambda: list(client.rebuild()),
+        ):
+            with pytest.raises(PermissionDeniedError, match="may only read") as caught:
+                write()
+            assert caught.value.reason == "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "one,two"])
+def test_no_token_or_a_wrong_one(secure: ServerThread, files: Files, token: str) -> None:
+    with connected(secure, token=token, tls=Tls(ca=files.ca)) as client, pytest.raises(PermissionDeniedError) as caught:
+        client.info()
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    assert "all" not in str(caught.value)
+
+
+def test_a_picture_is_not_read_before_the_token_is(secure: ServerThread, files: Files) -> None:
+    with connected(secure, tls=Tls(ca=files.ca)) as client, pytest.raises(PermissionDeniedError):
+        client.search_image(b"x" * 10_000_000)
+
+
+def test_an_authority_that_is_not_trusted(secure: ServerThread, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.pem"
+    trustme.CA().cert_pem.write_to_path(stranger)
+    client = connected(secure, token="all", tls=Tls(ca=stranger))
+    with client, pytest.raises(UnavailableError, match=r"certificate|TLS"):
+        client.insert(picture(1), timeout=10)
+
+
+def test_a_client_without_tls_is_told_so(secure: ServerThread) -> None:
+    with Client(secure.address, token="all") as client, pytest.raises(UnavailableError, match="grpcs://"):
+        client.insert(picture(1), timeout=10)
+
+
+def test_a_name_that_is_not_the_address(secure: ServerThread, files: Files) -> None:
+    with connected(secure, token="all", tls=Tls(ca=files.ca, server_name="search.example.org")) as client:
+        assert client.info().version
+    client = connected(secure, token="all", tls=Tls(ca=files.ca, server_name="other.example.org"))
+    with client, pytest.raises(UnavailableError):
+        client.insert(picture(1), timeout=10)
+
+
+def test_probes_need_neither_tls_nor_a_token(secure: ServerThread) -> None:
+    with grpc.insecure_channel(secure.server.health_address) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with Client(secure.server.health_address) as client, pytest.raises(Exception, match="does not know this call"):
+        client.info()
+
+
+def test_the_health_command_asks_there(secure: ServerThread) -> None:
+    command = [sys.executable, "-m", "clipseek_server", "health", "--health-listen", secure.server.health_address]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "SERVING" in done.stdout) == (0, True), done.stderr
+
+
+def test_the_command_line(secure: ServerThread, files: Files, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("all\n")
+    command = [sys.executable, "-m", "clipseek", "--server", f"grpcs://{secure.address}", "--ca", files.ca]
+    done = subprocess.run([*command, "--token-file", token, "info"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, "info"], capture_output=True, text=True)
+    assert (done.returncode, "authorization: Bearer TOKEN" in done.stderr) == (1, True)
+
+
+def test_clients_that_must_show_a_certificate(
+    bundle: Path, files: Files, authority: trustme.CA, tmp_path: Path
+) -> None:
+    settings = Settings(
+        listen="127.0.0.1:0",
+        bundles=[bundle],
+        data_dir=tmp_path / "data",
+        tls_certificate=files.certificate,
+        tls_key=files.key,
+        tls_client_ca=files.ca,
+    )
+    own = Files(tmp_path / "own", authority, "client.example.org")
+    with ServerThread(settings) as server:
+        with connected(server, tls=Tls(ca=files.ca, certificate=own.certificate, key=own.key)) as client:
+            assert client.info().version
+        with connected(server, tls=Tls(ca=files.ca)) as client, pytest.raises(UnavailableError):
+            client.insert(picture(1), timeout=10)
+
+
+def test_a_renewed_certificate_is_served_without_a_restart(bundle: Path, tmp_path: Path) -> None:
+    old, new = trustme.CA(), trustme.CA()
+    served = Files(tmp_path / "served", old, "127.0.0.1")
+    settings = Settings(
+        listen="127.0.0.1:0",
+        bundles=[bundle],
+        data_dir=tmp_path / "data",
+        tls_certificate=served.certificate,
+        tls_key=served.key,
+    )
+    with ServerThread(settings) as server:
+        with connected(server, tls=Tls(ca=served.ca.read_bytes())) as client:
+            assert client.info().version
+        renewed = Files(tmp_path / "renewed", new, "127.0.0.1")
+        shutil.copy(renewed.key, served.key)
+        shutil.copy(renewed.certificate, served.certificate)
+        with connected(server, tls=Tls(ca=renewed.ca)) as client:
+            assert client.info().version
+        # Half a renewal: what cannot be used is not served.
+        served.certificate.write_text("no certificate")
+        with connected(server, tls=Tls(ca=renewed.ca)) as client:
+            assert client.info().version
+
+
+def test_files_that_are_no_certificate(bundle: Path, files: Files, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    settings = Settings(
+        listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data", tls_certificate=broken, tls_key=files.key
+    )
+    with pytest.raises(StartupError, match="certificate"), ServerThread(settings):
+        pass

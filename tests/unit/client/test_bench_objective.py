@@ -1,0 +1,144 @@
+"""Objectives, the search for the highest rate that meets one, and two runs compared."""
+
+import json
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from clipseek.bench.compare import compare
+from clipseek.bench.objective import Condition, Objective
+from clipseek.bench.plan import Done
+from clipseek.bench.recording import Recording, merge
+from clipseek.bench.report import read_json, to_html, to_json
+from clipseek.bench.results import LoadResult
+from clipseek.bench.step_search import search
+
+
+def result(
+    seconds: float, *, calls: int = 1000, errors: int = 0, tail: float = 0.0, cpu: float = 0.0, lasting: float = 10.0
+) -> LoadResult:
+    """Calls of so many seconds each, spread over the time."""
+    recording = Recording(0.0, lasting + tail, due=lasting, cpu_seconds=cpu)
+    for number in range(calls):
+        recording.add("search_text", number / calls * lasting, seconds, Done())
+    for _ in range(errors):
+        recording.add("search_text", 0.0, 1.0, "UNAVAILABLE")
+    return merge([recording])
+
+
+def test_objectives_are_read() -> None:
+    objective = Objective.parse("p99<50ms, errors<0.1%,insert.p99.9<2s,mean<500us")
+    assert objective.conditions == (
+        Condition("p99<50ms", "p99", 0.05),
+        Condition("errors<0.1%", "errors", pytest.approx(0.001)),
+        Condition("insert.p99.9<2s", "p999", 2.0, "insert"),
+        Condition("mean<500us", "mean", pytest.approx(0.0005)),
+    )
+    assert str(objective) == "p99<50ms,errors<0.1%,insert.p99.9<2s,mean<500us"
+
+
+@pytest.mark.parametrize("text", ["", "p99", "p99<50", "p98<50ms", "errors<5ms", "p99<5%", "p99>50ms", "p99<50ms;x"])
+def test_what_is_no_objective(text: str) -> None:
+    with pytest.raises(ValueError, match=r"p99<50ms,errors<0\.1%"):
+        Objective.parse(text)
+
+
+def test_conditions_hold_or_do_not() -> None:
+    def broken(text: str, found: LoadResult) -> int:
+        return len(Objective.parse(text).broken_by(found))
+
+    assert broken("p99<50ms,errors<1%", result(0.04)) == 0
+    assert broken("p99<50ms,errors<1%", result(0.06, errors=20)) == 2
+    assert broken("errors<1%", result(0.04, errors=5)) == 0
+    assert broken("search_text.p50<50ms", result(0.04)) == 0
+    # Of what was not called, or never answered, nothing can be said.
+    assert broken("insert.p50<50ms", result(0.04)) == 1
+    assert broken("p50<50ms", result(0.04, calls=0, errors=10)) == 1
+
+
+class Server:
+    """Quick up to a rate, slow above it; now and then out of luck."""
+
+    def __init__(self, capacity: float, unlucky: Callable[[int], bool] = lambda _: False) -> None:
+        self._capacity = capacity
+        self._unlucky = unlucky
+        self._measured = count()
+        self.rates: list[float] = []
+
+    def measure(self, rate: float) -> LoadResult:
+        self.rates.append(rate)
+        slow = rate > self._capacity or self._unlucky(next(self._measured))
+        return result(0.2 if slow else 0.01)
+
+
+@pytest.mark.parametrize("capacity", [1.0, 9.0, 10.0, 77.0, 1234.0])
+def test_the_highest_rate_is_found(capacity: float) -> None:
+    server = Server(capacity)
+    found = search(server.measure, Objective.parse("p99<50ms"), begin=10.0)
+    assert found.rate <= capacity < found.failed_rate
+    assert found.failed_rate / found.rate <= 1.05
+    assert all(server.rates.count(rate) == 2 for rate in server.rates)
+
+
+def test_bad_luck_alone_decides_nothing() -> None:
+    server = Server(100.0, unlucky=lambda number: number % 5 == 0)
+    found = search(server.measure, Objective.parse("p99<50ms"), begin=10.0)
+    assert found.rate == pytest.approx(100.0, rel=0.05)
+    assert max(server.rates.count(rate) for rate in server.rates) == 3
+
+
+def test_a_search_that_never_fails_and_one_that_never_succeeds() -> None:
+    found = search(Server(1e9).measure, Objective.parse("p99<50ms"), begin=10.0, most=1000.0)
+    assert (found.rate, found.failed_rate) == (1000.0, None)
+    found = search(Server(0.0).measure, Objective.parse("p99<50ms"), begin=10.0)
+    assert found.rate == 0.0
+    assert "p99<50ms (200" in found.steps[0].why_not
+
+
+@pytest.mark.parametrize(
+    ("measured", "why"),
+    [(result(0.01, tail=3.0), "fell behind"), (result(0.01, cpu=9.0), "could not keep up")],
+)
+def test_what_does_not_count_however_quick_it_was(measured: LoadResult, why: str) -> None:
+    found = search(lambda _: measured, Objective.parse("p99<50ms"))
+    assert found.rate == 0.0
+    assert why in found.steps[0].why_not
+
+
+def kept(found: LoadResult) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(to_json({}, [found], None, {}))
+    return document
+
+
+def test_two_runs_side_by_side() -> None:
+    found = {each.what: each for each in compare(kept(result(0.1)), kept(result(0.05, calls=2000)))}
+    assert found["search_text p50 ms"].ratio == pytest.approx(0.5, rel=0.01)
+    assert found["all /s"].ratio == pytest.approx(2.0)
+    assert found["all p99 ms"].is_clear is True
+    same = {each.what: each for each in compare(kept(result(0.1)), kept(result(0.1)))}
+    assert same["all p99 ms"].is_clear is False
+    short = {each.what: each for each in compare(kept(result(0.1, lasting=2)), kept(result(0.2, lasting=2)))}
+    assert short["all p99 ms"].is_clear is None
+
+
+def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
+    series = {
+        'clipseek_queue_length{queue="text tower"}': [(0.0, 1.0), (1.0, 5.0)],
+        "process_cpu_seconds_total": [(0.0, 1.0), (1.0, 2.5)],
+    }
+    steps = search(Server(30.0).measure, Objective.parse("p99<50ms"))
+    text = to_json({"server": "<b>&"}, [step.result for step in steps.steps], steps, series)
+    page = to_html(json.loads(text))
+    assert page.count("<svg") == 5
+    assert "&lt;b&gt;&amp;" in page
+    assert "calls a second met the objective" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    (tmp_path / "run.json").write_text(text)
+    assert len(read_json(tmp_path / "run.json")["results"]) == len(steps.steps)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="no result of clipseek bench"):
+        read_json(tmp_path / "other.json")
