@@ -34,7 +34,8 @@ USER 10001:10001
 WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 50051
-# Asks grpc.health.v1 at CLIPSEEK_LISTEN: SERVING once the models are warm and Milvus answers.
+# Asks grpc.health.v1 at CLIPSEEK_LISTEN: SERVING once the models are warm and Milvus answers. With a certificate it asks
+# at CLIPSEEK_HEALTH_LISTEN, which must be set then.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["clipseek-server", "health"]
 ENTRYPOINT ["clipseek-server"]
 CMD ["serve"]

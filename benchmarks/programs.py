@@ -126,6 +126,8 @@ def running(
     Raises:
         RuntimeError: It ended, or is not so far in ten minutes; the message has the end of its log.
     """
+    if serves(address):
+        raise RuntimeError(f"something serves at {address} already, and is not to be measured, or written to")
     begin = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -59,9 +59,11 @@ async def _fill(settings: Settings, manifest: Manifest, count: int) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     index = await MilvusIndex.connect(settings)
     try:
-        collection, _ = await index.create(
+        collection, is_new = await index.create(
             COLLECTION, space_id=manifest.space_id, precision=manifest.precision, dimension=manifest.dimension
         )
+        if not is_new:
+            raise RuntimeError(f"there is a collection {COLLECTION} already, which is not to be written to")
         rows = _rows(count, manifest.dimension)
         while some := list(itertools.islice(rows, _AT_A_TIME)):
             await asyncio.gather(*(collection.upsert(row, Call(bulk=True)) for row in some))

@@ -88,7 +88,7 @@ def _engine(results: Results) -> Iterable[str]:
         ("… share of what is possible", lambda e: e["grpc"]["share_of_limit"]),
         ("… server's CPU a picture, core-ms", lambda e: e["grpc"]["server_cpu_ms"]),
         ("… beyond what ONNX Runtime and decoding take alone", lambda e: e["grpc"]["overhead_cpu_ms"]),
-        ("… of its event loop: gRPC, parsing, our own code", lambda e: e["grpc"]["main_thread_cpu_ms"]),
+        ("… of that its event loop's thread: parsing, our own code", lambda e: e["grpc"]["main_thread_cpu_ms"]),
         ("… load generator's CPU a picture, core-ms", lambda e: e["grpc"]["generator_cpu_ms"]),
         ("bulk import from disk, /s", lambda e: e["import"]["rate"]),
         ("… share of what is possible", lambda e: e["import"]["share_of_limit"]),

@@ -1,5 +1,6 @@
 """Models, pictures and filled data folders: made once, kept between runs."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,11 @@ class Workspace:
         self.folder = folder.resolve()
         self.small = small
         self.name = "small" if small else "vit-b-32"
-        self.scratch = self.folder / "scratch"
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        # Each process has its own: another one may be measuring.
+        self.scratch = self.folder / "scratch" / str(os.getpid())
+        for left in self.scratch.parent.glob("*"):
+            if not Path("/proc", left.name).exists():
+                shutil.rmtree(left, ignore_errors=True)
         self.scratch.mkdir(parents=True)
 
     def checkpoint(self) -> Path:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from benchmarks.bench import PRECISIONS, Bench, medians
 from benchmarks.machine import cores
 from clipseek.bench.sentences import sentence
+from clipseek_server.config import Settings
 from clipseek_server.encoding.bundle import Manifest, Precision, golden_pixels, read_manifest
 from clipseek_server.encoding.pictures import decode_picture
 from clipseek_server.encoding.sessions import GraphSession
@@ -137,7 +138,7 @@ def gemm_gflops(precision: Precision, seconds: float) -> float:
 
 def _session(path: Path, *, spinning: bool) -> Any:
     if not spinning:
-        return GraphSession(path, ["CPUExecutionProvider"], cores()).run
+        return GraphSession(path, Settings().providers, cores()).run
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores()
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

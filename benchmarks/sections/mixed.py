@@ -1,12 +1,12 @@
 """Mixed: text searches at a constant rate while a bulk import runs at full speed, and on the idle server."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from benchmarks.bench import Bench, milliseconds
-from clipseek.bench import ClipseekTarget, ClosedLoop, Load, OpenLoop, generate
+from clipseek.bench import ClipseekTarget, ClosedLoop, OpenLoop
 from clipseek_server.encoding.bundle import Precision
 
 CAPACITY_SHARE = 0.2
@@ -32,13 +32,17 @@ def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
         idle = bench.load(target, "search_text", OpenLoop(rate), seconds=seconds)
         # One stream, as long as the searches take and longer, since they slow it down.
         items = round(pictures * (seconds + 2 * _HEAD_START))
-        thread = threading.Thread(target=_import, args=(replace(target, bulk_items=items),))
-        thread.start()
-        time.sleep(_HEAD_START)
-        before = server.batch_counts("picture tower")[0]
-        busy = bench.load(target, "search_text", OpenLoop(rate), seconds=seconds)
-        imported = server.batch_counts("picture tower")[0] - before
-        thread.join()
+        with ThreadPoolExecutor(1) as beside:
+            importing = beside.submit(
+                bench.load, replace(target, bulk_items=items), "bulk_import", ClosedLoop(1), calls=1
+            )
+            time.sleep(_HEAD_START)
+            before = server.batch_counts("picture tower")[0]
+            busy = bench.load(target, "search_text", OpenLoop(rate), seconds=seconds)
+            imported = server.batch_counts("picture tower")[0] - before
+            if importing.done():
+                raise RuntimeError(f"the import ended before the searches did: {importing.exception() or 'too short'}")
+            importing.result()
     return {
         "rows": rows,
         "engine": "milvus-lite",
@@ -53,7 +57,3 @@ def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:
         "import_rate": imported / busy.seconds,
         "p99_ratio": milliseconds(busy)["p99_ms"] / milliseconds(idle)["p99_ms"],
     }
-
-
-def _import(target: ClipseekTarget) -> None:
-    generate(target, Load(shape=ClosedLoop(1), mix={"bulk_import": 1}, seconds=3600.0, warmup=0.0, calls=1))

@@ -38,6 +38,7 @@ _RETRY_BUFFER_BYTES = 32 * 1024 * 1024
 # Often enough for proxies that drop what is idle for a minute, and not too often for a server: it allows 30 seconds.
 _KEEPALIVE_MS = 45_000
 _KEEPALIVE_TIMEOUT_MS = 15_000
+_RECONNECT_MS = 5_000
 
 _OWN_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 
@@ -163,6 +164,8 @@ def channel_options(tls: Tls | None) -> list[ChannelOption]:
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        # gRPC's own two minutes are longer than most servers are away.
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
     ]
     if tls is not None and tls.server_name:
         options += [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]

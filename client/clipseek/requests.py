@@ -44,6 +44,11 @@ class InsertItem:
     image_id: str | None = None
     metadata: Metadata | None = None
 
+    def __repr__(self) -> str:
+        held = isinstance(self.picture, bytes | bytearray | memoryview)
+        picture = f"<{len(self.picture)} bytes>" if held else repr(self.picture)  # type: ignore[arg-type]
+        return f"InsertItem({picture}, image_id={self.image_id!r}, metadata={self.metadata!r})"
+
 
 @dataclass(frozen=True)
 class Term:

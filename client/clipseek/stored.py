@@ -28,5 +28,8 @@ def changes_nothing(item: InsertItem, sha256: str, stored: Image, on_exists: OnE
     """
     if on_exists == "keep":
         return True
-    metadata = requests.struct(item.metadata)
+    try:
+        metadata = requests.struct(item.metadata)
+    except ClipseekError:
+        return False  # sending it will say why
     return stored.content_sha256 == sha256 and (metadata is None or responses.metadata(metadata) == stored.metadata)

@@ -144,7 +144,7 @@ class Server:
         self.address = _bind(server, settings.listen, _credentials(settings))
         probes = make_health_server(health)
         if settings.health_listen:
-            self.health_address = _bind(probes, settings.health_listen)
+            self.health_address = _bind(probes, settings.health_listen, flag="--health-listen")
         if settings.metrics_listen:
             self.metrics_port = stack.enter_context(metrics.endpoint(settings.metrics_listen))
         for service in ("EmbeddingService", "InfoService"):
@@ -272,12 +272,14 @@ def _open_store(data_dir: Path) -> FolderStore:
         raise StartupError(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
 
 
-def _bind(server: grpc.aio.Server, listen: str, secure: grpc.ServerCredentials | None = None) -> str:
+def _bind(
+    server: grpc.aio.Server, listen: str, secure: grpc.ServerCredentials | None = None, *, flag: str = "--listen"
+) -> str:
     try:
         port = server.add_secure_port(listen, secure) if secure else server.add_insecure_port(listen)
     except RuntimeError as error:
         raise StartupError(
-            f"cannot listen on {listen}: is another server running there? Choose another address with --listen"
+            f"cannot listen on {listen}: is another server running there? Choose another address with {flag}"
         ) from error
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 

@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     resident_max_rows: int = Field(
         300_000,
         ge=0,
-        description="With Milvus Lite: collections up to this size are kept in memory for searching (about 4 KB a picture at 512 dimensions, with little metadata); larger ones are searched by Milvus Lite, slowly.",
+        description="With Milvus Lite: each collection up to this size is kept in memory for searching (about 4 KB a picture at 512 dimensions, with little metadata); larger ones are searched by Milvus Lite, slowly.",
     )
 
     # Limits.

@@ -1,7 +1,8 @@
 """Cores: how many this process may really use, and who goes first.
 
 Threads for pictures take all cores for as long as pictures come. They give way to those that search by text, and to the
-event loop: it hardly slows them, and a search during an import waits a fraction of the time (docs/performance.md).
+event loop: it hardly slows them, and a search during an import waits a fraction of the time
+(``benchmarks/threads.py``).
 """
 
 import math

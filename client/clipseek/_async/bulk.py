@@ -18,9 +18,9 @@ from clipseek.batches import Batcher
 from clipseek.channel import deadline, new_request_id
 from clipseek.errors import (
     ClipseekError,
+    DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
-    NotFoundError,
     OverloadedError,
     StatusLostError,
     UnavailableError,
@@ -66,7 +66,8 @@ class AsyncBulk(AsyncImages):
 
         When the connection breaks, or the server is too busy for one more stream, another one is begun, of another
         server where the address has several. What has no result yet is asked for first: what is stored already is not
-        sent again.
+        sent again, and is ``unchanged``. With ``fail``, what was stored without an answer may be refused as existing:
+        the error's ``metadata`` has the ``content_sha256`` of what is stored.
 
         Args:
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.
@@ -97,15 +98,18 @@ class AsyncBulk(AsyncImages):
                         async for result in results:
                             backoff.succeeded()
                             yield result
-                    return
-                except (UnavailableError, OverloadedError) as error:
+                    break
+                # A server ends a stream that has rested for long.
+                except (UnavailableError, OverloadedError, DeadlineExceededError) as error:
                     if self._closed:
                         raise
                     pause = backoff.pause(error)
                     if end is not None and time.monotonic() + pause > end:
                         raise
                 await sleep(pause)
-                await self._settle_stored(upload, collection, on_exists)
+                await self._settle_stored(upload, collection, on_exists, end)
+            if upload.source_error is not None:
+                raise upload.source_error
         finally:
             upload.abandon()
             call_off(reader)
@@ -143,22 +147,32 @@ class AsyncBulk(AsyncImages):
             call.cancel()
             call_off(reader)
 
-    async def _settle_stored(self, upload: _Upload, collection: str, on_exists: OnExists) -> None:
+    async def _settle_stored(self, upload: _Upload, collection: str, on_exists: OnExists, end: float | None) -> None:
         """Hand in the results of what a broken stream stored without a word. If nobody answers, all is sent again."""
         limits = await self._server_limits()
+        sent_again: set[str] = set()
         for some in upload.sent_without_result(limits.max_batch_ids):
             hashes = {index: await in_thread(content_sha256, item) for index, item in some.items()}
             ids = {index: item.image_id or hashes[index] for index, item in some.items()}
+            timeout = None if end is None else max(0.001, end - time.monotonic())
             try:
-                found = await self.get_many([each for each in ids.values() if each], collection=collection)
-            except (NotFoundError, UnavailableError, OverloadedError):
+                found = await self.get_many(
+                    [each for each in ids.values() if each], collection=collection, timeout=timeout
+                )
+            except ClipseekError:
                 return
             stored = {image.image_id: image for image in found.images}
             for index, item in some.items():
                 image = stored.get(ids[index])
-                if image is not None and changes_nothing(item, hashes[index], image, on_exists):
-                    outcome = "created" if on_exists == "fail" else "unchanged"
-                    upload.settle(index, image_id=image.image_id, outcome=outcome)
+                # The second of two under one id must not be settled when the first comes after it.
+                if (
+                    image is not None
+                    and ids[index] not in sent_again
+                    and changes_nothing(item, hashes[index], image, on_exists)
+                ):
+                    upload.settle(index, image_id=image.image_id, outcome="unchanged")
+                else:
+                    sent_again.add(ids[index])
 
     async def _refusal(self, config: BulkInsertConfig, request_id: str) -> ClipseekError | None:
         """Why the server refuses such a stream, asked with one that has no items; ``None`` if it takes it (now)."""
@@ -213,7 +227,7 @@ class _Upload:
         self._source_ended = False
         self._results: Queue[BulkResult | None] = Queue()
         self._error: ClipseekError | None = None
-        self._source_error: Exception | None = None
+        self.source_error: Exception | None = None
         self._abandoned = False
 
     async def read_source(self) -> None:
@@ -230,7 +244,7 @@ class _Upload:
                     self._stream.queue.put_nowait(index)
                 index += 1
         except Exception as error:  # The caller's own: raised where the caller sees it.
-            self._source_error = error
+            self.source_error = error
         finally:
             with self._lock:
                 self._source_ended = True
@@ -260,6 +274,8 @@ class _Upload:
                     message = await in_thread(self._message, index, item)
                 except ClipseekError as error:
                     self.settle(index, error=error)
+                except Exception as error:  # values of wrong types: protobuf has many words for them
+                    self.settle(index, error=InvalidArgumentError(str(error), reason="INVALID_FIELD"))
                 else:
                     if full := batcher.add(message, message.ByteSize() + 8):
                         yield self._batch(stream, full)
@@ -272,7 +288,8 @@ class _Upload:
     def _batch(self, stream: _Stream, items: list[BulkInsertItem]) -> BulkInsertRequest:
         with self._lock:
             stream.unanswered += len(items)
-            self._sent.update(item.sequence for item in items)
+            if stream is self._stream:
+                self._sent.update(item.sequence for item in items)
         return BulkInsertRequest(batch=BulkInsertBatch(items=items))
 
     def take(self, stream: _Stream, response: search_service_pb2.BulkInsertResponse) -> None:
@@ -304,12 +321,12 @@ class _Upload:
         self._results.put_nowait(None)
 
     async def results(self) -> AsyncIterator[BulkResult]:
-        """The results in the order in which they come, and then the error that ended the stream, if one did."""
+        """The results in the order in which they come; raises the error that ended the stream, if one did."""
         while (result := await self._results.get()) is not None:
             yield result
             self._window.release()
-        if error := self._error or self._source_error:
-            raise error
+        if self._error is not None:
+            raise self._error
         if self._under_way:
             raise InternalError(
                 f"{self._address} ended the stream without a word on {len(self._under_way)} pictures",
@@ -319,7 +336,7 @@ class _Upload:
     def sent_without_result(self, size: int) -> list[dict[int, InsertItem]]:
         """What was sent and not answered, by index, in groups of at most so many."""
         with self._lock:
-            items = [(index, self._under_way[index]) for index in sorted(self._sent)]
+            items = [(index, self._under_way[index]) for index in sorted(self._sent & self._under_way.keys())]
         return [dict(items[at : at + size]) for at in range(0, len(items), size)]
 
     def abandon(self) -> None:
@@ -333,9 +350,16 @@ class _Upload:
         message = requests.bulk_item(index, item)
         size = len(message.image_data)
         # The server would refuse it too, but a message that is too large takes the whole stream with it.
-        if size > self._limits.max_image_bytes or message.ByteSize() > self._limits.max_message_bytes - _ENVELOPE_BYTES:
+        if size > self._limits.max_image_bytes:
             raise InvalidArgumentError(
                 f"the picture has {size:,} bytes, and the server takes {self._limits.max_image_bytes:,}",
+                reason="IMAGE_TOO_LARGE",
+                field="image_data",
+            )
+        if message.ByteSize() > self._limits.max_message_bytes - _ENVELOPE_BYTES:
+            raise InvalidArgumentError(
+                f"picture and metadata have {message.ByteSize():,} bytes, and the server takes "
+                f"{self._limits.max_message_bytes:,} in one message",
                 reason="IMAGE_TOO_LARGE",
                 field="image_data",
             )

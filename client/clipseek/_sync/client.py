@@ -22,8 +22,8 @@ _HEALTH = ("unknown", "serving", "not_serving", "service_unknown")
 class Client(Searching, Bulk, Embeddings, Collections):
     """A client of a clipseek server.
 
-    Make one, share it among threads, and close it at the end. It does not survive a fork, as gRPC's
-    threads do not: make one in each process.
+    Make one, share it among threads, and close it at the end. It does not survive a fork, as
+    gRPC's threads do not: make one in each process.
 
     Every method takes ``timeout`` (seconds, instead of the client's default) and ``request_id`` (names the call in the
     server's log). Calls that fail raise a ``ClipseekError``. Reads are repeated a few times while the server is away.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _METRICS: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "errors %": lambda found: _error_percent(found),
     "/s": lambda found: found["rate"],
     "p50 ms": lambda found: _milliseconds(found, "p50"),
     "p95 ms": lambda found: _milliseconds(found, "p95"),
@@ -33,22 +34,44 @@ class Difference:
     @property
     def ratio(self) -> float:
         """After to before."""
-        return self.after / self.before if self.before else float("inf")
+        return self.after / self.before if self.before else float("nan")
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
-    """The numbers that both runs have, of their last result each; as ``report.to_json`` keeps them."""
-    one, other = before["results"][-1], after["results"][-1]
-    operations = [name for name in one["operations"] if name in other["operations"]]
-    for name in operations:
-        for metric, take in _METRICS.items():
+    """The numbers that both runs, as ``report.to_json`` keeps them, have of the same loads.
+
+    Raises:
+        ValueError: They have none.
+    """
+    others = {result["load"]: result for result in after["results"]}
+    both = [(result, others[result["load"]]) for result in before["results"] if result["load"] in others]
+    if not both:
+        raise ValueError("the two have no load in common: measure the same --callers or --rate again")
+    for one, other in both:
+        yield from _differences(one, other)
+
+
+def different_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In words, what was set otherwise: then the numbers may differ because of that."""
+    names = (before.keys() | after.keys()) - {"measured", "results", "search", "metrics", "format"}
+    return [
+        f"{name}: {before.get(name)} and {after.get(name)}"
+        for name in sorted(names)
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Difference]:
+    load = one["load"]
+    for name in one["operations"]:
+        for metric, take in _METRICS.items() if name in other["operations"] else ():
             value, new = take(one["operations"][name]), take(other["operations"][name])
             if value is not None and new is not None:
-                yield Difference(f"{name} {metric}", value, new, None)
+                yield Difference(f"{load}: {name} {metric}", value, new, None)
     for metric, take in _METRICS.items():
         value, new = take(one["total"]), take(other["total"])
         if value is not None and new is not None:
-            yield Difference(f"all {metric}", value, new, _apart(_windows(one, take), _windows(other, take)))
+            yield Difference(f"{load}: all {metric}", value, new, _apart(_windows(one, take), _windows(other, take)))
 
 
 _ENOUGH_WINDOWS = 5
@@ -63,6 +86,11 @@ def _apart(before: list[float], after: list[float]) -> bool | None:
 
 def _windows(result: Mapping[str, Any], take: Callable[[Mapping[str, Any]], float | None]) -> list[float]:
     return [value for _, found in result["windows"] if (value := take(found)) is not None]
+
+
+def _error_percent(found: Mapping[str, Any]) -> float:
+    failed = sum(found["errors"].values())
+    return 100 * failed / (failed + found["items"]) if failed else 0.0
 
 
 def _milliseconds(found: Mapping[str, Any], key: str) -> float | None:

@@ -2,23 +2,41 @@
 
 import asyncio
 import multiprocessing
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from clipseek.bench.loops import Share, run_share
 from clipseek.bench.plan import Load, Target
 from clipseek.bench.recording import Recording, merge
 from clipseek.bench.results import LoadResult
+from clipseek.errors import ClipseekError, DeadlineExceededError, OverloadedError, UnavailableError
 
 _HEAD_START = 0.1
 """Seconds from the word to begin to the first call: enough for it to reach all processes."""
 
 
 class GeneratorError(Exception):
-    """A process of the generator could not do its part; the message says why."""
+    """A process of the generator could not do its part; the message says why.
+
+    Attributes:
+        may_pass: Whether the server was away, overloaded or too slow, so that a later try may help.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return _generator_error, (str(self), self.may_pass)
+
+
+def _generator_error(message: str, may_pass: bool) -> GeneratorError:
+    return GeneratorError(message, may_pass=may_pass)
 
 
 def generate(target: Target, load: Load) -> LoadResult:
@@ -61,11 +79,11 @@ def _recordings(pipes: Sequence[Connection]) -> list[Recording]:
 def _receive(pipe: Connection) -> Recording | None:
     """A process's next word: ``None`` when it is ready, then its recording."""
     try:
-        word: Recording | str | None = pipe.recv()
+        word: Recording | GeneratorError | None = pipe.recv()
     except EOFError:
         raise GeneratorError("a process of the load generator ended before its time") from None
-    if isinstance(word, str):
-        raise GeneratorError(word)
+    if isinstance(word, GeneratorError):
+        raise word
     return word
 
 
@@ -78,11 +96,17 @@ def _end(process: BaseProcess) -> None:
 
 def _work(target: Target, load: Load, share: Share, pipe: Connection) -> None:
     """What a process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C: the process that began this one ends it
     with pipe:
         try:
             pipe.send(asyncio.run(_calls(target, load, share, pipe)))
+        except ClipseekError as error:
+            may_pass = isinstance(error, UnavailableError | OverloadedError | DeadlineExceededError)
+            pipe.send(GeneratorError(str(error), may_pass=may_pass))
+        except ValueError as error:
+            pipe.send(GeneratorError(str(error)))
         except Exception as error:
-            pipe.send(f"the load generator failed: {type(error).__name__}: {error}")
+            pipe.send(GeneratorError(f"the load generator failed: {type(error).__name__}: {error}"))
 
 
 async def _calls(target: Target, load: Load, share: Share, pipe: Connection) -> Recording:

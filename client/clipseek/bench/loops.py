@@ -16,8 +16,8 @@ from clipseek.bench.plan import ClosedLoop, Done, Load, OpenLoop, Operation
 from clipseek.bench.recording import Recording
 from clipseek.errors import ClipseekError
 
-_EARLY = 0.0005
-"""Seconds. An event loop sleeps whole milliseconds, and longer rather than shorter: half of one is the mean of that."""
+_EARLY = 0.001
+"""Seconds. An event loop sleeps whole milliseconds, and rather longer than shorter: up to so much."""
 
 
 @dataclass(frozen=True, slots=True)

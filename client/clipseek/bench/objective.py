@@ -7,6 +7,8 @@ from clipseek.bench.results import LoadResult, OperationResult
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _PERCENTILES = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p99.9": "p999", "mean": "mean", "max": "max"}
+_SHARES_ABOVE = {"p50": 0.5, "p90": 0.1, "p95": 0.05, "p99": 0.01, "p999": 0.001, "mean": 0.0, "max": 0.0}
+"""Of all calls, how many may lie above a percentile."""
 _PART = re.compile(r"(?:(?P<operation>[a-z_]+)\.)?(?P<what>[a-z0-9.]+)<(?P<limit>\d+(?:\.\d+)?)(?P<unit>us|ms|s|%)")
 
 
@@ -36,9 +38,12 @@ class Condition:
         return None if found.latency is None else float(getattr(found.latency, self.what))
 
     def holds(self, result: LoadResult) -> bool:
-        """Whether it does; nothing to measure is not enough."""
+        """Whether it does; nothing to measure is not enough, and a call that failed took longer than any limit."""
         measured = self.measured(result)
-        return measured is not None and measured < self.limit
+        if measured is None or measured >= self.limit:
+            return False
+        found = result.operations[self.operation] if self.operation else result.total
+        return self.what == "errors" or found.error_share <= _SHARES_ABOVE[self.what]
 
 
 @dataclass(frozen=True)

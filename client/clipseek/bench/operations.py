@@ -1,16 +1,19 @@
 """The operations of a clipseek server that a load can be made of."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from clipseek import AsyncClient, InsertItem, Tls
 from clipseek.bench.plan import Done, Operation
 from clipseek.bench.sentences import sentence
 from clipseek.results import Timing
+
+_KEPT_PICTURES = 64
+"""In the memory of each process; others are read when their turn comes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class ClipseekTarget:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Mapping[str, Operation]]:
         """Connect, and see that the server answers."""
-        async with AsyncClient(self.address, timeout=self.timeout, token=self.token, tls=self.tls) as client:
+        # What fails is to be counted, not repeated.
+        options = [("grpc.enable_retries", 0)]
+        client = AsyncClient(self.address, timeout=self.timeout, token=self.token, tls=self.tls, options=options)
+        async with client:
             await client.info()
             yield _Operations(client, self).by_name()
 
@@ -58,6 +64,7 @@ class _Operations:
     def __init__(self, client: AsyncClient, target: ClipseekTarget) -> None:
         self._client = client
         self._target = target
+        self._pictures: dict[int, bytes] = {}
 
     def by_name(self) -> Mapping[str, Operation]:
         operations: dict[str, Operation] = {"search_text": self.search_text, "embed_text": self.embed_text}
@@ -80,7 +87,7 @@ class _Operations:
     async def search_image(self, number: int) -> Done:
         target = self._target
         result = await self._client.search_image(
-            self._picture(number), collection=target.collection, filter=target.filter, top_k=target.top_k
+            await self._picture(number), collection=target.collection, filter=target.filter, top_k=target.top_k
         )
         return Done(stages=_stages(result.timing))
 
@@ -89,19 +96,23 @@ class _Operations:
         return Done()
 
     async def embed_image(self, number: int) -> Done:
-        await self._client.embed_image(self._picture(number))
+        await self._client.embed_image(await self._picture(number))
         return Done()
 
     async def insert(self, number: int) -> Done:
         await self._client.insert(
-            self._picture(number), image_id=f"{self._target.id_prefix}-{number}", collection=self._target.collection
+            await self._picture(number),
+            image_id=f"{self._target.id_prefix}-{number}",
+            collection=self._target.collection,
         )
         return Done()
 
     async def bulk_import(self, number: int) -> Done:
         failures: Counter[str] = Counter()
         stored = 0
-        async for result in self._client.insert_many(self._items(number), collection=self._target.collection):
+        async for result in self._client.insert_many(
+            self._items(number), collection=self._target.collection, patience=0
+        ):
             if result.error is None:
                 stored += 1
             else:
@@ -118,12 +129,14 @@ class _Operations:
         texts = self._target.texts
         return texts[number % len(texts)] if texts else sentence(number)
 
-    def _picture(self, number: int) -> bytes:
-        return self._pictures[number % len(self._pictures)]
-
-    @cached_property
-    def _pictures(self) -> list[bytes]:
-        return [Path(path).read_bytes() for path in self._target.pictures]
+    async def _picture(self, number: int) -> bytes:
+        index = number % len(self._target.pictures)
+        if (kept := self._pictures.get(index)) is not None:
+            return kept
+        data = await asyncio.to_thread(Path(self._target.pictures[index]).read_bytes)
+        if len(self._pictures) < _KEPT_PICTURES:
+            self._pictures[index] = data
+        return data
 
 
 def _stages(timing: Timing) -> dict[str, float]:

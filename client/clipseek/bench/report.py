@@ -6,6 +6,7 @@ import json
 import string
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,17 @@ _METRICS = (
 """What is drawn of a server's own metrics."""
 
 
-def to_json(about: Mapping[str, Any], results: Sequence[LoadResult], found: Found | None, metrics: Series) -> str:
+def to_json(
+    about: Mapping[str, Any],
+    results: Mapping[str, LoadResult],
+    found: Found | None = None,
+    metrics: Series | None = None,
+) -> str:
     """A run as JSON.
 
     Args:
-        about: What was called and how: address, shape, mix, …
-        results: One a window, or one a step of a search.
+        about: What was called and how: address, mix, …
+        results: By what the load was; of a search that of the rate that it found, or the last one.
         found: What a search for the highest rate came to.
         metrics: Of the server, if they were read.
     """
@@ -43,13 +49,16 @@ def to_json(about: Mapping[str, Any], results: Sequence[LoadResult], found: Foun
         "format": FORMAT,
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **about,
-        "results": [result.to_json() for result in results],
+        "results": [{"load": load, **result.to_json()} for load, result in results.items()],
     }
     if found is not None:
         document["search"] = {
             "rate": found.rate,
             "failed_rate": found.failed_rate,
-            "steps": [{"rate": step.rate, "met": step.met, "why_not": step.why_not} for step in found.steps],
+            "steps": [
+                {"rate": step.rate, "met": step.met, "why_not": step.why_not, "total": asdict(step.result.total)}
+                for step in found.steps
+            ],
         }
     if metrics:
         document["metrics"] = metrics
@@ -73,17 +82,19 @@ def to_html(document: Mapping[str, Any]) -> str:
     """The page of a run, from what ``to_json`` keeps of it."""
     template = string.Template(resources.files("clipseek.bench").joinpath("report.html").read_text(encoding="utf-8"))
     results: list[Mapping[str, Any]] = document["results"]
-    plots = [("Latency over time", lambda axes: _over_time(axes, results[-1]))]
+    totals = [result["total"] for result in results]
+    totals += [step["total"] for step in document.get("search", {}).get("steps", [])]
+    plots = [(f"Latency over time, {results[-1]['load']}", lambda axes: _over_time(axes, results[-1]))]
     plots.append(("Percentiles", lambda axes: _curve(axes, results)))
-    if len(results) > 1:
-        plots.append(("Throughput and latency", lambda axes: _throughput(axes, results)))
+    if len(totals) > 1:
+        plots.append(("Throughput and latency", lambda axes: _throughput(axes, totals)))
     plots += [(title, draw) for title, draw in _of_metrics(document.get("metrics", {}))]
     about = {name: value for name, value in document.items() if name not in {"results", "metrics", "search", "format"}}
     return template.substitute(
         title=html.escape(f"clipseek bench, {document['measured']}"),
         about="".join(f"<dt>{_cell(name)}</dt><dd>{_cell(value)}</dd>" for name, value in about.items()),
         search=_search(document.get("search")),
-        tables="".join(_table(result) for result in results[-1:]),
+        tables="".join(_table(result) for result in results),
         plots="".join(_figure(title, draw) for title, draw in plots),
     )
 
@@ -114,7 +125,17 @@ def _table(result: Mapping[str, Any]) -> str:
             f"<td>{_cell(errors)}</td></tr>"
         )
     head = "".join(f"<th>{title} ms</th>" for title in _COLUMNS.values())
-    return f"<table><tr><th></th><th>calls</th><th>/s</th>{head}<th>errors</th></tr>{''.join(rows)}</table>"
+    titles = f"<tr><th></th><th>calls</th><th>/s</th>{head}<th>errors</th></tr>"
+    return f"<h2>{_cell(result['load'])}</h2><table>{titles}{''.join(rows)}</table><p>{_generator(result)}</p>"
+
+
+def _generator(result: Mapping[str, Any]) -> str:
+    cores = result["cpu_seconds"] / result["seconds"] if result["seconds"] else 0.0
+    late = result["lateness"]
+    said = f"The generator used {cores:.2f} cores in {result['processes']} process(es)"
+    said += f"; its calls were late by {late['p99'] * 1000:.1f} ms (p99)" if late else ""
+    busy = " <strong>It could not keep up: these numbers are its own.</strong>" if result["is_generator_busy"] else ""
+    return f"{said}.{busy}"
 
 
 _MET = {True: "met", False: "not met"}
@@ -138,7 +159,7 @@ def _over_time(axes: "Axes", result: Mapping[str, Any]) -> None:
 def _curve(axes: "Axes", results: Sequence[Mapping[str, Any]]) -> None:
     for result in results:
         points = [(100 / (100 - percent), seconds * 1000) for percent, seconds in result["curve"] if percent < 100]
-        axes.plot(*zip(*points, strict=True), label=f"{result['total']['rate']:.0f}/s") if points else None
+        axes.plot(*zip(*points, strict=True), label=result["load"]) if points else None
     ticks = (50, 90, 99, 99.9, 99.99)
     axes.set_xscale("log")
     axes.set_xticks([100 / (100 - tick) for tick in ticks], [f"{tick:g} %" for tick in ticks])
@@ -149,8 +170,8 @@ def _curve(axes: "Axes", results: Sequence[Mapping[str, Any]]) -> None:
         axes.legend()
 
 
-def _throughput(axes: "Axes", results: Sequence[Mapping[str, Any]]) -> None:
-    answered = [result["total"] for result in results if result["total"]["latency"]]
+def _throughput(axes: "Axes", totals: Sequence[Mapping[str, Any]]) -> None:
+    answered = [total for total in totals if total["latency"]]
     answered.sort(key=lambda each: each["rate"])
     for key in ("p50", "p99"):
         axes.plot(

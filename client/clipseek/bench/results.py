@@ -49,9 +49,9 @@ class OperationResult:
 
     @property
     def error_share(self) -> float:
-        """Of calls and items, in [0, 1]."""
+        """Of items, in [0, 1]; a call that failed as a whole counts as one."""
         failed = sum(self.errors.values())
-        return failed / (failed + self.calls) if failed else 0.0
+        return failed / (failed + self.items) if failed else 0.0
 
 
 class Window(NamedTuple):
@@ -99,7 +99,7 @@ class LoadResult:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; times in seconds."""
-        return asdict(self)
+        return {**asdict(self), "is_generator_busy": self.is_generator_busy}
 
 
 _BUSY_SHARE = 0.8

@@ -1,5 +1,6 @@
 """A server's own metrics, read from its Prometheus address while a load runs."""
 
+import http.client
 import re
 import threading
 import time
@@ -58,7 +59,7 @@ class Scraper:
         while not self._done.wait(self._interval):
             try:
                 self._read()
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 self.failed += 1
 
     def _read(self) -> None:

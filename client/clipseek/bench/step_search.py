@@ -12,7 +12,7 @@ from clipseek.bench.objective import Objective
 from clipseek.bench.results import LoadResult
 
 _AGREEING = 2
-_TAIL_SHARE = 0.2
+_TAIL_SHARE = 0.05
 """Of the time, and a second at least: whose last answers come later than that falls behind, however long one looks."""
 
 
@@ -80,7 +80,7 @@ def search(
         return votes[True] >= _AGREEING
 
     met, failed = 0.0, math.inf
-    rate = begin
+    rate = min(begin, most)
     while failed > met * (1 + precision):
         if is_met(rate):
             met = rate

@@ -1,6 +1,7 @@
 """``clipseek bench``."""
 
 import json
+import random
 import sys
 import tempfile
 import threading
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipseek.cli.files import check_writable, find
 from clipseek.cli.output import Output
-from clipseek.cli.session import FAILED, Session, command
+from clipseek.cli.session import FAILED, TRY_AGAIN, Session, command
 
 if TYPE_CHECKING:
     from clipseek.bench import ClipseekTarget, ClosedLoop, LoadResult, OpenLoop
@@ -105,7 +106,7 @@ def bench(
       clipseek bench --compare before.json after.json
     """
     try:
-        from clipseek.bench import ClipseekTarget, ClosedLoop, OpenLoop
+        from clipseek.bench import ClipseekTarget, ClosedLoop, GeneratorError, OpenLoop
         from clipseek.bench.objective import Objective
         from clipseek.bench.report import read_json, to_html, to_json
     except ModuleNotFoundError as error:
@@ -123,7 +124,10 @@ def bench(
         raise typer.BadParameter("inserts would leave test pictures in default: name another with --collection")
     if callers and (rate or slo):
         raise typer.BadParameter("--callers is a closed loop, --rate and --slo are open ones: give one of them")
-    objective = Objective.parse(slo) if slo else None
+    try:
+        objective = Objective.parse(slo) if slo else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     rates, counts = _numbers(rate, "--rate"), _numbers(callers, "--callers")
     if objective is not None and len(rates) > 1:
         raise typer.BadParameter("a search begins at one --rate")
@@ -147,23 +151,30 @@ def bench(
             tls=session.tls,
         )
         run = _Run(output, target, weights, seconds, warmup, processes, seed)
-        series = stack.enter_context(_scraping(metrics)) if metrics else {}
+        series = stack.enter_context(_scraping(output, metrics)) if metrics else {}
         found = None
-        if objective is not None:
-            found = run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
-        else:
-            for shape in shapes:
-                run.measure(shape)
+        try:
+            if objective is not None:
+                found = run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
+            else:
+                for shape in shapes:
+                    run.measure(shape)
+        except GeneratorError as error:
+            output.note(f"clipseek: {error}")
+            sys.exit(TRY_AGAIN if error.may_pass else FAILED)
     about = {
         "server": session.server,
         "mix": weights,
         "seconds": seconds,
         "warmup": warmup,
         "processes": processes,
-        "callers": [shape.callers for shape in shapes if isinstance(shape, ClosedLoop)] if not slo else [],
-        "rates": rates,
-        "arrivals": arrivals,
+        "collection": session.collection,
+        "filter": filter,
+        "top_k": top_k,
+        "pictures": str(pictures or ""),
+        "texts": str(texts or ""),
         "slo": slo,
+        "seed": seed,
     }
     document = to_json({name: value for name, value in about.items() if value}, run.results, found, series)
     if output_file is not None:
@@ -174,7 +185,7 @@ def bench(
         output.note(f"wrote {html}")
     if output.json:
         output.value(json.loads(document))
-    failed = any(result.total.errors for result in run.results) if found is None else not found.rate
+    failed = any(result.total.errors for result in run.results.values()) if found is None else not found.rate
     if failed:
         sys.exit(FAILED)
 
@@ -192,7 +203,7 @@ class _Run:
         processes: int,
         seed: int,
     ) -> None:
-        self.results: list[LoadResult] = []
+        self.results: dict[str, LoadResult] = {}
         self._output = output
         self._target = target
         self._weights = weights
@@ -200,11 +211,12 @@ class _Run:
         self._warmup = warmup
         self._processes = processes
         self._seed = seed
-        self._next_call = 0
+        # Sentences are made of a call's number: those of the run before must not come again, or a cache answers them.
+        self._next_call = random.randrange(_MANY_CALLS)  # noqa: S311 -- no secret
 
     def measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
         """Put that load on the server."""
-        result = self._measure(shape)
+        result = self.results[_named(shape)] = self._measure(shape)
         self._print(_named(shape), result)
         return result
 
@@ -222,9 +234,12 @@ class _Run:
             lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
         )
         met = [step for step in found.steps if step.met and step.rate == found.rate]
+        title = f"{found.rate:.1f} calls a second, the highest rate that met {objective}"
         if met:
-            self._print(f"{found.rate:.1f} calls a second, the highest rate that met {objective}", met[-1].result)
+            self.results[title] = met[-1].result
+            self._print(title, met[-1].result)
         else:
+            self.results[f"{found.steps[-1].rate:.1f} calls a second"] = found.steps[-1].result
             self._output.note(f"no rate met {objective}")
         return found
 
@@ -245,7 +260,6 @@ class _Run:
             result = generate(self._target, load)
         # No sentence comes twice, or the server's cache would answer it.
         self._next_call += sum(each.calls for each in result.operations.values()) + _CALLS_OF_A_WARMUP
-        self.results.append(result)
         return result
 
     def _print(self, title: str, result: "LoadResult") -> None:
@@ -264,6 +278,7 @@ class _Run:
             output.note(f"p99.9 says little of {result.total.latency.count:,} calls")
 
 
+_MANY_CALLS = 1_000_000_000
 _CALLS_OF_A_WARMUP = 100_000
 """More than any makes."""
 
@@ -285,9 +300,11 @@ def _named(shape: "ClosedLoop | OpenLoop") -> str:
 
 
 def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    from clipseek.bench.compare import compare
+    from clipseek.bench.compare import compare, different_settings
 
     differences = list(compare(before, after))
+    for name in different_settings(before, after):
+        output.note(f"not set alike: {name}")
     if output.json:
         for each in differences:
             output.value({**vars(each), "ratio": each.ratio})
@@ -342,11 +359,13 @@ def _lines(file: Path | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def _scraping(url: str) -> Iterator[Any]:
+def _scraping(output: Output, url: str) -> Iterator[Any]:
     from clipseek.bench.scrape import Scraper
 
     with Scraper(url) as scraper:
         yield scraper.series
+    if scraper.failed:
+        output.note(f"{url} could not be read {scraper.failed} times")
 
 
 @contextmanager

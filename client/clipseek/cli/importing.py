@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clipseek import BulkResult, Client, ClipseekError, InsertItem, NotFoundError
+from clipseek import BulkResult, Client, ClipseekError, InsertItem
 from clipseek.cli.files import Found, check_writable, find, readable
 from clipseek.cli.metadata import Attached, pairs, read_table
 from clipseek.cli.output import Output, plain_json
@@ -64,11 +64,11 @@ def import_pictures(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Streams at a time. One keeps a CPU busy; more help a GPU, or over a slow line.", min=1)
+        int, typer.Option(help="Streams at a time, at most what the server takes. One keeps a CPU busy.", min=1)
     ] = 1,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds to go on trying while the server is away; 0 gives up at once.", min=0),
+        typer.Option(help="Seconds to go on trying when the server goes away meanwhile; 0 gives up at once.", min=0),
     ] = 60.0,
     failures: Annotated[
         Path | None, typer.Option(help="Write what was not stored, and why, to this file, as JSON Lines.")
@@ -92,7 +92,10 @@ def import_pictures(
     output = session.output
     if failures is not None:
         check_writable(failures)
-    attached = Attached(pairs(metadata or ()), read_table(metadata_from) if metadata_from else {})
+    try:
+        attached = Attached(pairs(metadata or ()), read_table(metadata_from) if metadata_from else {})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     found = list(find(paths))
     pictures = [file for file in found if file.picture]
     for name in attached.without_picture(file.name for file in pictures):
@@ -102,7 +105,9 @@ def import_pictures(
     try:
         with session.client() as client, _progress(output) as progress:
             task = progress.add_task("storing", total=len(pictures))
-            for file, result in _store(client, wanted, session.collection, on_exists, workers, patience):
+            # More than the server takes would wait for each other.
+            streams = min(workers, client.info().limits.max_bulk_streams)
+            for file, result in _store(client, wanted, session.collection, on_exists, streams, patience):
                 progress.advance(task)
                 report.add(file, result)
     except (ClipseekError, KeyboardInterrupt):
@@ -190,8 +195,8 @@ def _not_stored(
     ids = [each.item.image_id or sha256 for each, sha256 in zip(wanted, hashes, strict=True)]
     try:
         batch = client.get_many([image_id for image_id in ids if image_id], collection=collection)
-    except NotFoundError:
-        return wanted  # the collection comes into being with its first picture
+    except ClipseekError:
+        return wanted  # no such collection yet, an id that is none, nobody there: sending them will say
     stored = {image.image_id: image for image in batch}
     missing = []
     for each, image_id, sha256 in zip(wanted, ids, hashes, strict=True):

@@ -25,9 +25,9 @@ class Attached:
 
     def of(self, name: str) -> tuple[str | None, dict[str, Any]]:
         """The id (``None``: none was given) and the metadata of a picture."""
-        found = {FILE: name, **self.to_all, **self.by_file.get(name, {})}
-        image_id = found.pop(IMAGE_ID, None)
-        return (None if image_id is None else str(image_id)), found
+        own = dict(self.by_file.get(name, {}))
+        image_id = own.pop(IMAGE_ID, None)
+        return (None if image_id is None else str(image_id)), {FILE: name, **self.to_all, **own}
 
     def without_picture(self, names: Iterable[str]) -> list[str]:
         """The files of the table that are not among these."""
@@ -45,6 +45,8 @@ def pairs(given: Iterable[str]) -> dict[str, Any]:
         key, equals, value = each.partition("=")
         if not key or not equals:
             raise ValueError(f"metadata is given as KEY=VALUE, e.g. album=summer; not {each!r}")
+        if key == IMAGE_ID:
+            raise ValueError("all pictures would have the same id; ids come from a table, with --metadata-from")
         found[key] = _value(value)
     return found
 

@@ -31,7 +31,7 @@ from clipseek_server.encoding.text_cache import TextCache
 from clipseek_server.encoding.texts import EmbeddedText
 from clipseek_server.encoding.tokenizing import TextTokenizer, TokenizedText
 from clipseek_server.errors import StartupError
-from clipseek_server.telemetry import Call, Stage
+from clipseek_server.telemetry import Call, Stage, log
 
 Vector = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -118,6 +118,7 @@ class LoadedModel:
         for golden in manifest.golden:
             model._check(golden)
         model._warm()
+        log.info("model is loaded", model=manifest.name, vision=vision.providers, text=text.providers)
         for tower, session in (("vision", vision), ("text", text)):
             for rank, provider in enumerate(session.providers):
                 metrics.PROVIDERS.labels(manifest.name, tower, provider, rank).set(1)

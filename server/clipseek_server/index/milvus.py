@@ -19,7 +19,7 @@ from clipseek_server.index.vector_index import new_index
 from clipseek_server.telemetry import log
 
 _SCAN_THREADS = 2
-"""Collections whose copies in memory are scanned at the same time; each scan's product uses all cores anyway."""
+"""Scans of copies in memory at the same time; each keeps one core busy for some milliseconds."""
 
 
 class MilvusIndex:

@@ -107,6 +107,7 @@ class Codes:
 
     def _pack(self, centred: Matrix) -> npt.NDArray[np.uint8]:
         """Their codes as an index keeps them: the last block is filled up with what is cleared."""
+        _one_thread()
         short = -len(centred) % self._packer.nvec
         index = self._copy_of_trained()
         index.add(np.pad(centred, ((0, short), (0, 0))))

@@ -48,6 +48,9 @@ _FIRST_LENGTH = 1024
 _FILLED = 2048
 """Rows quantised at a time: 40 ms at 512 dimensions, in a thread."""
 
+_SINGLY = 50
+"""Ids taken out of the sorted ones one by one. Each moves all after it: for more, one pass over all is cheaper."""
+
 
 class ResidentCopy:
     """Rows in memory. Everything but the scans, and the making of codes, runs on the event loop.
@@ -123,12 +126,18 @@ class ResidentCopy:
 
     def remove(self, image_ids: Iterable[str]) -> None:
         """Remove rows; ids without one do not matter."""
+        gone = set()
         for image_id in image_ids:
             self._note(image_id)
             slot = self._slots.pop(image_id, None)
             if slot is not None:
                 self._leave(slot)
+                gone.add(image_id)
+        if len(gone) <= _SINGLY:
+            for image_id in gone:
                 del self._ids[bisect_left(self._ids, image_id)]
+        else:
+            self._ids = [image_id for image_id in self._ids if image_id not in gone]
 
     def close(self) -> None:
         """Let the making of codes go no further."""

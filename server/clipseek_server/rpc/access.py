@@ -13,6 +13,7 @@ READS = {
     ),
     "EmbeddingService": frozenset({"EmbedText", "EmbedImage"}),
     "CollectionService": frozenset({"GetCollection", "ListCollections"}),
+    "AdminService": frozenset({"CheckCollection"}),
     "InfoService": frozenset({"GetServerInfo"}),
 }
 """Methods that change nothing, by the service's short name."""

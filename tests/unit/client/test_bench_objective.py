@@ -53,6 +53,9 @@ def test_conditions_hold_or_do_not() -> None:
     assert broken("p99<50ms,errors<1%", result(0.06, errors=20)) == 2
     assert broken("errors<1%", result(0.04, errors=5)) == 0
     assert broken("search_text.p50<50ms", result(0.04)) == 0
+    # A call that failed took longer than any limit.
+    assert broken("p99<50ms", result(0.04, errors=20)) == 1
+    assert broken("p99<50ms", result(0.04, errors=5)) == 0
     # Of what was not called, or never answered, nothing can be said.
     assert broken("insert.p50<50ms", result(0.04)) == 1
     assert broken("p50<50ms", result(0.04, calls=0, errors=10)) == 1
@@ -92,6 +95,7 @@ def test_bad_luck_alone_decides_nothing() -> None:
 def test_a_search_that_never_fails_and_one_that_never_succeeds() -> None:
     found = search(Server(1e9).measure, Objective.parse("p99<50ms"), begin=10.0, most=1000.0)
     assert (found.rate, found.failed_rate) == (1000.0, None)
+    assert search(Server(1e9).measure, Objective.parse("p99<50ms"), begin=50.0, most=10.0).rate == 10.0
     found = search(Server(0.0).measure, Objective.parse("p99<50ms"), begin=10.0)
     assert found.rate == 0.0
     assert "p99<50ms (200" in found.steps[0].why_not
@@ -108,19 +112,19 @@ def test_what_does_not_count_however_quick_it_was(measured: LoadResult, why: str
 
 
 def kept(found: LoadResult) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(to_json({}, [found], None, {}))
+    document: dict[str, Any] = json.loads(to_json({}, {"8 callers": found}))
     return document
 
 
 def test_two_runs_side_by_side() -> None:
     found = {each.what: each for each in compare(kept(result(0.1)), kept(result(0.05, calls=2000)))}
-    assert found["search_text p50 ms"].ratio == pytest.approx(0.5, rel=0.01)
-    assert found["all /s"].ratio == pytest.approx(2.0)
-    assert found["all p99 ms"].is_clear is True
+    assert found["8 callers: search_text p50 ms"].ratio == pytest.approx(0.5, rel=0.01)
+    assert found["8 callers: all /s"].ratio == pytest.approx(2.0)
+    assert found["8 callers: all p99 ms"].is_clear is True
     same = {each.what: each for each in compare(kept(result(0.1)), kept(result(0.1)))}
-    assert same["all p99 ms"].is_clear is False
+    assert same["8 callers: all p99 ms"].is_clear is False
     short = {each.what: each for each in compare(kept(result(0.1, lasting=2)), kept(result(0.2, lasting=2)))}
-    assert short["all p99 ms"].is_clear is None
+    assert short["8 callers: all p99 ms"].is_clear is None
 
 
 def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
@@ -129,16 +133,19 @@ def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
         "process_cpu_seconds_total": [(0.0, 1.0), (1.0, 2.5)],
     }
     steps = search(Server(30.0).measure, Objective.parse("p99<50ms"))
-    text = to_json({"server": "<b>&"}, [step.result for step in steps.steps], steps, series)
+    results = {"10 calls a second": steps.steps[0].result, "<i>": steps.steps[1].result}
+    text = to_json({"server": "<b>&"}, results, steps, series)
     page = to_html(json.loads(text))
     assert page.count("<svg") == 5
     assert "&lt;b&gt;&amp;" in page
+    assert "&lt;i&gt;" in page
+    assert page.count("The generator used") == 2
     assert "calls a second met the objective" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
     (tmp_path / "run.json").write_text(text)
-    assert len(read_json(tmp_path / "run.json")["results"]) == len(steps.steps)
+    assert len(read_json(tmp_path / "run.json")["results"]) == 2
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="no result of clipseek bench"):
         read_json(tmp_path / "other.json")

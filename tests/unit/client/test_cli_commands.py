@@ -91,10 +91,19 @@ def test_import_with_metadata(run: Any, server: SmallServer, folder: Path, tmp_p
     assert dict(found["deep/er/b.png"][1]) == {"file": "deep/er/b.png", "year": 2024, "album": "summer"}
 
 
+def test_import_goes_on_where_the_server_cannot_be_asked(run: Any, server: SmallServer, folder: Path) -> None:
+    server.failing("BatchGetImages", Failure(StatusCode.INVALID_ARGUMENT, "one of the ids is none"))
+    assert "2 created" in run("import", folder).stderr
+
+
+def test_wrong_usage_of_import_is_that(run: Any, folder: Path) -> None:
+    assert run("import", folder, "--metadata", "foo").exit_code == 2
+
+
 def test_import_in_several_streams(run: Any, server: SmallServer, tmp_path: Path) -> None:
     for number in range(300):
         Image.new("L", (number + 1, 1)).save(tmp_path / f"{number}.png")
-    assert "300 created" in run("import", tmp_path, "--workers", "2").stderr
+    assert "300 created" in run("import", tmp_path, "--workers", "5").stderr
     assert len(server.asked("BulkInsert")) == 2
     assert len(server.images) == 300
 

@@ -29,9 +29,9 @@ def test_values(given: str, value: Any) -> None:
     assert pairs([given]) == {"a": value}
 
 
-@pytest.mark.parametrize("given", ["a", "=b", ""])
-def test_what_is_no_pair(given: str) -> None:
-    with pytest.raises(ValueError, match="KEY=VALUE"):
+@pytest.mark.parametrize(("given", "message"), [("a", "KEY"), ("=b", "KEY"), ("", "KEY"), ("image_id=x", "same id")])
+def test_what_is_no_pair(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         pairs([given])
 
 

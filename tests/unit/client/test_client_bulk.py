@@ -166,7 +166,7 @@ def test_a_stream_that_breaks_is_begun_anew_and_nothing_is_doubled(client: Any, 
         ("replace", {"album": "summer"}, "unchanged"),
         ("replace", None, "unchanged"),
         ("keep", {"album": "winter"}, "unchanged"),
-        ("fail", {"album": "summer"}, "created"),
+        ("fail", {"album": "summer"}, "unchanged"),
     ],
 )
 def test_what_was_stored_without_an_answer_is_not_sent_again(
@@ -189,6 +189,54 @@ def test_what_is_stored_otherwise_is_sent_again(client: Any, server: SmallServer
     [result] = client.insert_many([InsertItem(b"picture", image_id="cat")])
     assert result.error is None
     assert server.images["cat"][1] == b"picture"
+
+
+def test_the_later_of_two_under_one_id_comes_last_also_after_a_break(client: Any, server: SmallServer) -> None:
+    # Both were stored, and the answers were lost: sent again alone, the first would take the place of the second.
+    server.store(b"second", "cat")
+    server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
+    results = list(client.insert_many([InsertItem(b"first", "cat"), InsertItem(b"second", "cat")]))
+    assert [result.error for result in results] == [None, None]
+    failed, *sent = [[item.sequence for item in batch.items] for batch in server.asked("BulkInsert.batch")]
+    assert failed[0] == 0
+    assert [sequence for batch in sent for sequence in batch] == [0, 1]
+
+
+@pytest.mark.parametrize("code", [StatusCode.INVALID_ARGUMENT, StatusCode.UNAVAILABLE, StatusCode.NOT_FOUND])
+def test_what_cannot_be_asked_for_is_sent_again(client: Any, server: SmallServer, code: StatusCode) -> None:
+    server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
+    server.failing("BatchGetImages", *[Failure(code)] * 5)
+    assert [result.outcome for result in client.insert_many([b"one"])] == ["created"]
+
+
+def test_a_stream_that_rested_too_long_is_begun_anew(client: Any, server: SmallServer) -> None:
+    server.failing("BulkInsert.batch", Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long"))
+    assert [result.outcome for result in client.insert_many([b"one"])] == ["created"]
+
+
+def test_the_sources_own_errors_are_the_callers(client: Any, server: SmallServer) -> None:
+    def source() -> Iterator[bytes]:
+        yield b"one"
+        raise UnavailableError("not of the stream")
+
+    results = []
+    with pytest.raises(UnavailableError, match="not of the stream"):
+        for result in client.insert_many(source()):
+            results.append(result)  # noqa: PERF402 -- as above
+    assert [result.error for result in results] == [None]
+    assert len(server.asked("BulkInsert")) == 1
+
+
+def test_a_value_of_a_wrong_type_fails_alone(client: Any, server: SmallServer) -> None:
+    items: list[Any] = [b"one", InsertItem(b"two", image_id=5), InsertItem(b"three", metadata=[1]), b"four"]  # type: ignore[arg-type]
+    results = sorted(client.insert_many(items), key=lambda result: result.index)
+    assert [result.error is None for result in results] == [True, False, False, True]
+    assert all(isinstance(result.error, InvalidArgumentError) for result in results[1:3])
+
+
+def test_results_print_small() -> None:
+    assert repr(InsertItem(b"x" * 1_000_000, "cat")) == "InsertItem(<1000000 bytes>, image_id='cat', metadata=None)"
+    assert repr(InsertItem("cat.jpg")) == "InsertItem('cat.jpg', image_id=None, metadata=None)"
 
 
 def test_a_server_without_room_for_one_more_stream_is_asked_again(client: Any, server: SmallServer) -> None:

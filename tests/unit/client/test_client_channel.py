@@ -117,9 +117,12 @@ def test_a_client_from_before_a_fork_says_so_and_a_new_one_works(server: SmallSe
                 client.info()
             except RuntimeError as error:
                 results.put(str(error))
+            with Client(server.address) as own:
+                results.put(own.info().version)
 
         process = context.Process(target=child)
         process.start()
         process.join(30)
         assert process.exitcode == 0
         assert "make one in each process" in results.get()
+        assert results.get()
