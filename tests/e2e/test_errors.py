@@ -665,7 +665,7 @@ def test_too_many_bulk_streams(open_server, open_client):
             list(stream_raw(channel, "SearchService/BulkInsert", []))
         assert "1 bulk stream" in caught.refusal.message
         with pytest.raises(OverloadedError):
-            list(open_client.insert_many([picture(1)]))
+            list(open_client.insert_many([picture(1)], patience=0))
         # One more picture is welcome all the same.
         assert open_client.insert(picture(1)).outcome == "created"
         go_on.set()
