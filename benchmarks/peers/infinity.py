@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import json
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.programs import installed
 from clipseek.bench import Done, Operation
 from clipseek.bench.sentences import sentence
 
@@ -33,11 +32,7 @@ def install(folder: Path) -> Path:
     Raises:
         subprocess.CalledProcessError: It does not install here.
     """
-    program = folder / "bin" / "infinity_emb"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *_PACKAGES], check=True)
-    return program
+    return installed(folder / "bin" / "infinity_emb", _PACKAGES)
 
 
 def command(program: Path, checkpoint: Path, address: str) -> list[str]:

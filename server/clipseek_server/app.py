@@ -142,18 +142,18 @@ class Server:
             max_message_bytes=settings.max_message_bytes,
         )
         self.address = _bind(server, settings.listen, _credentials(settings))
-        probes = make_health_server(health)
-        if settings.health_listen:
-            self.health_address = _bind(probes, settings.health_listen, flag="--health-listen")
         if settings.metrics_listen:
             self.metrics_port = stack.enter_context(metrics.endpoint(settings.metrics_listen))
         for service in ("EmbeddingService", "InfoService"):
             health.set(service, serving=True)
         watch = _IndexWatch(index, health)
         await watch.look()
+        if settings.health_listen:
+            probes = make_health_server(health)
+            self.health_address = _bind(probes, settings.health_listen, flag="--health-listen")
+            await probes.start()
+            stack.push_async_callback(probes.stop, None)
         await server.start()
-        await probes.start()
-        stack.push_async_callback(probes.stop, None)
         stack.push_async_callback(self._drain, server, edge, health, rebuilds)
         for coroutine in (watch.run(), sweeper.run(), collections.open_all()):
             task = asyncio.create_task(coroutine)

@@ -43,15 +43,25 @@ def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Fi
     return Files(tmp_path_factory.mktemp("tls"), authority, "127.0.0.1", "search.example.org")
 
 
+def _settings(bundle: Path, data_dir: Path, certificate: Path, key: Path, **more: Any) -> Settings:
+    return Settings(
+        listen="127.0.0.1:0",
+        bundles=[bundle],
+        data_dir=data_dir,
+        tls_certificate=certificate,
+        tls_key=key,
+        **more,
+    )
+
+
 @pytest.fixture(scope="module")
 def secure(bundle: Path, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    settings = Settings(
-        listen="127.0.0.1:0",
+    settings = _settings(
+        bundle,
+        tmp_path_factory.mktemp("data"),
+        files.certificate,
+        files.key,
         health_listen="127.0.0.1:0",
-        bundles=[bundle],
-        data_dir=tmp_path_factory.mktemp("data"),
-        tls_certificate=files.certificate,
-        tls_key=files.key,
         tokens=["all"],
         read_tokens="one, two",
     )
@@ -147,14 +157,7 @@ def test_the_command_line(secure: ServerThread, files: Files, tmp_path: Path) ->
 def test_clients_that_must_show_a_certificate(
     bundle: Path, files: Files, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    settings = Settings(
-        listen="127.0.0.1:0",
-        bundles=[bundle],
-        data_dir=tmp_path / "data",
-        tls_certificate=files.certificate,
-        tls_key=files.key,
-        tls_client_ca=files.ca,
-    )
+    settings = _settings(bundle, tmp_path / "data", files.certificate, files.key, tls_client_ca=files.ca)
     own = Files(tmp_path / "own", authority, "client.example.org")
     with ServerThread(settings) as server:
         with connected(server, tls=Tls(ca=files.ca, certificate=own.certificate, key=own.key)) as client:
@@ -166,13 +169,7 @@ def test_clients_that_must_show_a_certificate(
 def test_a_renewed_certificate_is_served_without_a_restart(bundle: Path, tmp_path: Path) -> None:
     old, new = trustme.CA(), trustme.CA()
     served = Files(tmp_path / "served", old, "127.0.0.1")
-    settings = Settings(
-        listen="127.0.0.1:0",
-        bundles=[bundle],
-        data_dir=tmp_path / "data",
-        tls_certificate=served.certificate,
-        tls_key=served.key,
-    )
+    settings = _settings(bundle, tmp_path / "data", served.certificate, served.key)
     with ServerThread(settings) as server:
         with connected(server, tls=Tls(ca=served.ca.read_bytes())) as client:
             assert client.info().version
@@ -190,8 +187,6 @@ def test_a_renewed_certificate_is_served_without_a_restart(bundle: Path, tmp_pat
 def test_files_that_are_no_certificate(bundle: Path, files: Files, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
-    settings = Settings(
-        listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data", tls_certificate=broken, tls_key=files.key
-    )
+    settings = _settings(bundle, tmp_path / "data", broken, files.key)
     with pytest.raises(StartupError, match="certificate"), ServerThread(settings):
         pass

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clipseek.bench.results import error_share
+
 _METRICS: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
-    "errors %": lambda found: _error_percent(found),
+    "errors %": lambda found: 100 * error_share(found["errors"], found["items"]),
     "/s": lambda found: found["rate"],
     "p50 ms": lambda found: _milliseconds(found, "p50"),
     "p95 ms": lambda found: _milliseconds(found, "p95"),
@@ -21,7 +23,7 @@ class Difference:
 
     Attributes:
         what: Operation and metric.
-        before: In the first run: the median of its windows of time where there are several.
+        before: In the first run.
         after: In the second.
         is_clear: Whether the middle halves of their windows lie apart; ``None`` when there are too few to say.
     """
@@ -86,11 +88,6 @@ def _apart(before: list[float], after: list[float]) -> bool | None:
 
 def _windows(result: Mapping[str, Any], take: Callable[[Mapping[str, Any]], float | None]) -> list[float]:
     return [value for _, found in result["windows"] if (value := take(found)) is not None]
-
-
-def _error_percent(found: Mapping[str, Any]) -> float:
-    failed = sum(found["errors"].values())
-    return 100 * failed / (failed + found["items"]) if failed else 0.0
 
 
 def _milliseconds(found: Mapping[str, Any], key: str) -> float | None:

@@ -50,8 +50,13 @@ class OperationResult:
     @property
     def error_share(self) -> float:
         """Of items, in [0, 1]; a call that failed as a whole counts as one."""
-        failed = sum(self.errors.values())
-        return failed / (failed + self.items) if failed else 0.0
+        return error_share(self.errors, self.items)
+
+
+def error_share(errors: Mapping[str, int], items: int) -> float:
+    """Of what failed by status, among that and the items that did not."""
+    failed = sum(errors.values())
+    return failed / (failed + items) if failed else 0.0
 
 
 class Window(NamedTuple):

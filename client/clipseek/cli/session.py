@@ -20,6 +20,7 @@ DEFAULT_SERVER = "127.0.0.1:50051"
 FAILED, USAGE, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 130
 
 _PANEL = "Where and how (before or after the command)"
+_SECURITY = "TLS and tokens (before the command)"
 _SERVER_HELP = f"Address of the server. (default: {DEFAULT_SERVER}; environment: CLIPSEEK_SERVER)"
 Timeout = Annotated[
     float | None,
@@ -35,49 +36,29 @@ Freshness = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=_PANEL)]
-# Only before the command does the variable count: else it would win over a --server that stands there.
+
+
+def _before_the_command(*names: str, help: str, variable: str, panel: str) -> Any:
+    """An option that a variable can stand for. Only before the command: else it would win over one given there."""
+    return typer.Option(*names, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel)
+
+
+def _security(help: str, variable: str) -> Any:
+    return _before_the_command(help=f"{help} (environment: {variable})", variable=variable, panel=_SECURITY)
+
+
 RootServer = Annotated[
     str | None,
-    typer.Option(
-        "--server", "-s", help=_SERVER_HELP, envvar="CLIPSEEK_SERVER", show_envvar=False, rich_help_panel=_PANEL
-    ),
+    _before_the_command("--server", "-s", help=_SERVER_HELP, variable="CLIPSEEK_SERVER", panel=_PANEL),
 ]
-_SECURITY = "TLS and tokens (before the command)"
-Ca = Annotated[
-    Path | None,
-    typer.Option(
-        help="PEM file of the authorities to trust. (environment: CLIPSEEK_CA)",
-        envvar="CLIPSEEK_CA",
-        show_envvar=False,
-        rich_help_panel=_SECURITY,
-    ),
-]
+Ca = Annotated[Path | None, _security("PEM file of the authorities to trust.", "CLIPSEEK_CA")]
 Certificate = Annotated[
     Path | None,
-    typer.Option(
-        help="PEM file of your own certificate, where the server asks for one. (environment: CLIPSEEK_CERTIFICATE)",
-        envvar="CLIPSEEK_CERTIFICATE",
-        show_envvar=False,
-        rich_help_panel=_SECURITY,
-    ),
+    _security("PEM file of your own certificate, where the server asks for one.", "CLIPSEEK_CERTIFICATE"),
 ]
-Key = Annotated[
-    Path | None,
-    typer.Option(
-        help="PEM file of its private key. (environment: CLIPSEEK_KEY)",
-        envvar="CLIPSEEK_KEY",
-        show_envvar=False,
-        rich_help_panel=_SECURITY,
-    ),
-]
+Key = Annotated[Path | None, _security("PEM file of its private key.", "CLIPSEEK_KEY")]
 ServerName = Annotated[
-    str,
-    typer.Option(
-        help="Name in the server's certificate, if not the address's. (environment: CLIPSEEK_SERVER_NAME)",
-        envvar="CLIPSEEK_SERVER_NAME",
-        show_envvar=False,
-        rich_help_panel=_SECURITY,
-    ),
+    str, _security("Name in the server's certificate, if not the address's.", "CLIPSEEK_SERVER_NAME")
 ]
 TokenFile = Annotated[
     Path | None,
