@@ -26,13 +26,17 @@ from clipseek.v1 import errors_pb2 as clipseek_dot_v1_dot_errors__pb2
 from clipseek.v1 import image_pb2 as clipseek_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#clipseek/v1/embedding_service.proto\x12\x0b\x63lipseek.v1\x1a\x18\x63lipseek/v1/errors.proto\x1a\x17\x63lipseek/v1/image.proto\"0\n\x10\x45mbedTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\x8d\x01\n\x11\x45mbedTextResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.clipseek.v1.EmbedTextResult\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.clipseek.v1.ModelRef\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.clipseek.v1.Timing\"\x89\x01\n\x0f\x45mbedTextResult\x12+\n\tembedding\x18\x01 \x01(\x0b\x32\x16.clipseek.v1.EmbeddingH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.clipseek.v1.ItemErrorH\x00\x12\x16\n\x0etext_truncated\x18\x03 \x01(\x08\x42\x08\n\x06result\"2\n\x11\x45mbedImageRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\"\x8f\x01\n\x12\x45mbedImageResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.clipseek.v1.EmbedImageResult\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.clipseek.v1.ModelRef\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.clipseek.v1.Timing\"r\n\x10\x45mbedImageResult\x12+\n\tembedding\x18\x01 \x01(\x0b\x32\x16.clipseek.v1.EmbeddingH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.clipseek.v1.ItemErrorH\x00\x42\x08\n\x06result2\xad\x01\n\x10\x45mbeddingService\x12J\n\tEmbedText\x12\x1d.clipseek.v1.EmbedTextRequest\x1a\x1e.clipseek.v1.EmbedTextResponse\x12M\n\nEmbedImage\x12\x1e.clipseek.v1.EmbedImageRequest\x1a\x1f.clipseek.v1.EmbedImageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#clipseek/v1/embedding_service.proto\x12\x0b\x63lipseek.v1\x1a\x18\x63lipseek/v1/errors.proto\x1a\x17\x63lipseek/v1/image.proto\"0\n\x10\x45mbedTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\x8d\x01\n\x11\x45mbedTextResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.clipseek.v1.EmbedTextResult\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.clipseek.v1.ModelRef\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.clipseek.v1.Timing\"\x89\x01\n\x0f\x45mbedTextResult\x12+\n\tembedding\x18\x01 \x01(\x0b\x32\x16.clipseek.v1.EmbeddingH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.clipseek.v1.ItemErrorH\x00\x12\x16\n\x0etext_truncated\x18\x03 \x01(\x08\x42\x08\n\x06result\"2\n\x11\x45mbedImageRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\"\x8f\x01\n\x12\x45mbedImageResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.clipseek.v1.EmbedImageResult\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.clipseek.v1.ModelRef\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.clipseek.v1.Timing\"r\n\x10\x45mbedImageResult\x12+\n\tembedding\x18\x01 \x01(\x0b\x32\x16.clipseek.v1.EmbeddingH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.clipseek.v1.ItemErrorH\x00\x42\x08\n\x06result2\xb7\x01\n\x10\x45mbeddingService\x12O\n\tEmbedText\x12\x1d.clipseek.v1.EmbedTextRequest\x1a\x1e.clipseek.v1.EmbedTextResponse\"\x03\x90\x02\x01\x12R\n\nEmbedImage\x12\x1e.clipseek.v1.EmbedImageRequest\x1a\x1f.clipseek.v1.EmbedImageResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clipseek.v1.embedding_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedText']._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedText']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedImage']._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedImage']._serialized_options = b'\220\002\001'
   _globals['_EMBEDTEXTREQUEST']._serialized_start=103
   _globals['_EMBEDTEXTREQUEST']._serialized_end=151
   _globals['_EMBEDTEXTRESPONSE']._serialized_start=154
@@ -46,5 +50,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDIMAGERESULT']._serialized_start=635
   _globals['_EMBEDIMAGERESULT']._serialized_end=749
   _globals['_EMBEDDINGSERVICE']._serialized_start=752
-  _globals['_EMBEDDINGSERVICE']._serialized_end=925
+  _globals['_EMBEDDINGSERVICE']._serialized_end=935
 # @@protoc_insertion_point(module_scope)

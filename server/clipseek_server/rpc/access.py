@@ -4,19 +4,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 from clipseek_server.errors import PermissionDenied, Unauthenticated
-
-READS = {
-    "SearchService": frozenset(
-        {"SearchByText", "SearchByImage", "Search", "GetImage", "BatchGetImages", "ListImages", "DownloadImage"}
-    ),
-    "EmbeddingService": frozenset({"EmbedText", "EmbedImage"}),
-    "CollectionService": frozenset({"GetCollection", "ListCollections"}),
-    "AdminService": frozenset({"CheckCollection"}),
-    "InfoService": frozenset({"GetServerInfo"}),
-}
-"""Methods that change nothing, by the service's short name."""
 
 _SCHEME = "bearer "
 
@@ -51,7 +41,7 @@ class Access:
             return
         if digest not in self._reads:
             raise Unauthenticated("the server does not know this token")
-        if method.name not in READS.get(method.containing_service.name, frozenset()):
+        if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS:
             raise PermissionDenied(f"this token may only read, and {method.name} does more")
 
 
