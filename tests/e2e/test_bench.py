@@ -1,6 +1,7 @@
 """The load generator against a real server."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -81,13 +82,25 @@ def test_the_command_measures_keeps_draws_and_compares(run, target, tmp_path):
     done = run("--mix", mix, "--callers", "1,2", *SHORT, "--output", "one.json", "--html", "one.html")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("search_image") == 2
-    assert "the generator used" in done.stderr
+    assert "The generator used" in done.stderr
     document = json.loads((tmp_path / "one.json").read_text())
     assert [result["load"] for result in document["results"]] == ["1 caller", "2 callers"]
     assert (tmp_path / "one.html").read_text().count("<svg") == 3
     done = run("--compare", "one.json", "one.json")
     assert done.returncode == 0, done.stderr
     assert "1.00" in done.stdout
+
+
+def test_what_was_measured_before_an_interruption_is_kept(server, target, collection, tmp_path):
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+    options = "--callers", "1,2", "--seconds", "2", "--warmup", "0", "--output", "one.json"
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as bench:
+        assert any("The generator used" in line for line in bench.stderr)
+        bench.send_signal(signal.SIGINT)
+        rest = bench.stderr.read()
+        assert bench.wait() == 130, rest
+    assert "interrupted" in rest
+    assert [each["load"] for each in json.loads((tmp_path / "one.json").read_text())["results"]] == ["1 caller"]
 
 
 def test_the_command_searches_the_highest_rate(run, target):

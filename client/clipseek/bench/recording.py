@@ -84,8 +84,8 @@ class Recording:
 
 def merge(recordings: Sequence[Recording]) -> LoadResult:
     """One result of at least one recording."""
-    end = max(each.end for each in recordings)
-    seconds = end - min(each.begin for each in recordings)
+    begin, end = min(each.begin for each in recordings), max(each.end for each in recordings)
+    seconds = end - begin
     operations = _joined([each.operations for each in recordings])
     windows = _joined([each.windows for each in recordings])
     total, lateness = OperationRecording(), Histogram()
@@ -94,6 +94,7 @@ def merge(recordings: Sequence[Recording]) -> LoadResult:
     for recording in recordings:
         lateness.join(recording.lateness)
     return LoadResult(
+        begin=begin,
         operations={name: operation.result(seconds) for name, operation in sorted(operations.items())},
         total=total.result(seconds),
         curve=total.latencies.curve(),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipseek.bench.results import LoadResult
-from clipseek.bench.scrape import Series, rates
+from clipseek.bench.scrape import Scraper, Series, rates
 from clipseek.bench.step_search import Found
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def to_json(
     about: Mapping[str, Any],
     results: Mapping[str, LoadResult],
     found: Found | None = None,
-    metrics: Series | None = None,
+    scraper: Scraper | None = None,
 ) -> str:
     """A run as JSON.
 
@@ -43,13 +43,17 @@ def to_json(
         about: What was called and how: address, mix, …
         results: By what the load was; of a search that of the rate that it found, or the last one.
         found: What a search for the highest rate came to.
-        metrics: Of the server, if they were read.
+        scraper: What read the server's metrics, if they were read. Each result says where it lies in their time.
     """
+    epoch = scraper.begin if scraper else 0.0
     document: dict[str, Any] = {
         "format": FORMAT,
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **about,
-        "results": [{"load": load, **result.to_json()} for load, result in results.items()],
+        "results": [
+            {"load": load, **result.to_json(), "begin": round(result.begin - epoch, 3)}
+            for load, result in results.items()
+        ],
     }
     if found is not None:
         document["search"] = {
@@ -60,8 +64,8 @@ def to_json(
                 for step in found.steps
             ],
         }
-    if metrics:
-        document["metrics"] = metrics
+    if scraper:
+        document["metrics"] = scraper.series
     return json.dumps(document, indent=1) + "\n"
 
 
@@ -88,7 +92,7 @@ def to_html(document: Mapping[str, Any]) -> str:
     plots.append(("Percentiles", lambda axes: _curve(axes, results)))
     if len(totals) > 1:
         plots.append(("Throughput and latency", lambda axes: _throughput(axes, totals)))
-    plots += [(title, draw) for title, draw in _of_metrics(document.get("metrics", {}))]
+    plots += _of_metrics(document.get("metrics", {}), results)
     about = {name: value for name, value in document.items() if name not in {"results", "metrics", "search", "format"}}
     return template.substitute(
         title=html.escape(f"clipseek bench, {document['measured']}"),
@@ -126,16 +130,8 @@ def _table(result: Mapping[str, Any]) -> str:
         )
     head = "".join(f"<th>{title} ms</th>" for title in _COLUMNS.values())
     titles = f"<tr><th></th><th>calls</th><th>/s</th>{head}<th>errors</th></tr>"
-    return f"<h2>{_cell(result['load'])}</h2><table>{titles}{''.join(rows)}</table><p>{_generator(result)}</p>"
-
-
-def _generator(result: Mapping[str, Any]) -> str:
-    cores = result["cpu_seconds"] / result["seconds"] if result["seconds"] else 0.0
-    late = result["lateness"]
-    said = f"The generator used {cores:.2f} cores in {result['processes']} process(es)"
-    said += f"; its calls were late by {late['p99'] * 1000:.1f} ms (p99)" if late else ""
-    busy = " <strong>It could not keep up: these numbers are its own.</strong>" if result["is_generator_busy"] else ""
-    return f"{said}.{busy}"
+    table = f"<h2>{_cell(result['load'])}</h2><table>{titles}{''.join(rows)}</table>"
+    return f"{table}<p>{_cell(result['about_generator'])}</p>"
 
 
 _MET = {True: "met", False: "not met"}
@@ -183,22 +179,25 @@ def _throughput(axes: "Axes", totals: Sequence[Mapping[str, Any]]) -> None:
     axes.legend()
 
 
-def _of_metrics(metrics: Series) -> list[tuple[str, Callable[["Axes"], None]]]:
+def _of_metrics(metrics: Series, results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Callable[["Axes"], None]]]:
+    measured = [(result["begin"], result["begin"] + result["seconds"]) for result in results]
     found: list[tuple[str, Callable[[Axes], None]]] = []
     for title, beginning, is_counter in _METRICS:
         chosen = {name: points for name, points in metrics.items() if name.partition("{")[0] == beginning}
         if chosen:
-            found.append((title, _lines(chosen, is_counter=is_counter)))
+            found.append((title, _lines(chosen, measured, is_counter=is_counter)))
     return found
 
 
-def _lines(series: Series, *, is_counter: bool) -> "Callable[[Axes], None]":
+def _lines(series: Series, measured: Sequence[tuple[float, float]], *, is_counter: bool) -> "Callable[[Axes], None]":
     def draw(axes: "Axes") -> None:
+        for span in measured:
+            axes.axvspan(*span, color="#888", alpha=0.15, linewidth=0)
         for name, points in series.items():
             shown = rates([(moment, value) for moment, value in points]) if is_counter else points
             labels = name.partition("{")[2].rstrip("}")
             axes.plot([moment for moment, _ in shown], [value for _, value in shown], label=labels or None)
-        axes.set_xlabel("seconds")
+        axes.set_xlabel("seconds; shaded: measured")
         axes.set_ylim(bottom=0)
         if any("{" in name for name in series):
             axes.legend()

@@ -71,6 +71,7 @@ class LoadResult:
     """What a load found.
 
     Attributes:
+        begin: When measuring began, on the machine's monotonic clock.
         operations: By name.
         total: All of them together.
         curve: Percentiles of all of them together.
@@ -83,6 +84,7 @@ class LoadResult:
         processes: How many processes made the calls.
     """
 
+    begin: float
     operations: Mapping[str, OperationResult]
     total: OperationResult
     curve: tuple[Point, ...]
@@ -102,9 +104,21 @@ class LoadResult:
             return busy
         return busy or self.lateness.p99 > max(_LATE_SECONDS, _LATE_SHARE * latency.p99)
 
+    @property
+    def about_generator(self) -> str:
+        """What it used itself, in words, and whether that spoils the numbers."""
+        cores = self.cpu_seconds / self.seconds if self.seconds else 0.0
+        late = f"; its calls were late by {self.lateness.p99 * 1000:.1f} ms (p99)" if self.lateness else ""
+        busy = (
+            " It could not keep up: these numbers are its own; give it more processes or another machine."
+            if self.is_generator_busy
+            else ""
+        )
+        return f"The generator used {cores:.2f} cores in {self.processes} process(es){late}.{busy}"
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; times in seconds."""
-        return {**asdict(self), "is_generator_busy": self.is_generator_busy}
+        return {**asdict(self), "about_generator": self.about_generator}
 
 
 _BUSY_SHARE = 0.8

@@ -26,11 +26,13 @@ class Scraper:
         interval: Seconds between two readings.
 
     Attributes:
+        begin: When it began, on the machine's monotonic clock.
         series: What was read.
         failed: How many readings failed.
     """
 
     def __init__(self, url: str, interval: float = 1.0) -> None:
+        self.begin = 0.0
         self.series: Series = {}
         self.failed = 0
         self._url = url
@@ -44,7 +46,7 @@ class Scraper:
         Raises:
             OSError: There is nothing to read at that address.
         """
-        self._begin = time.monotonic()
+        self.begin = time.monotonic()
         self._read()
         self._thread.start()
         return self
@@ -63,7 +65,7 @@ class Scraper:
                 self.failed += 1
 
     def _read(self) -> None:
-        moment = time.monotonic() - self._begin
+        moment = time.monotonic() - self.begin
         for name, value in read(self._url).items():
             self.series.setdefault(name, []).append((round(moment, 3), value))
 

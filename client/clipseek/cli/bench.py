@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipseek.cli.files import check_writable, find
 from clipseek.cli.output import Output
-from clipseek.cli.session import FAILED, TRY_AGAIN, Session, command
+from clipseek.cli.session import FAILED, INTERRUPTED, TRY_AGAIN, Session, command
 
 if TYPE_CHECKING:
     from clipseek.bench import ClipseekTarget, ClosedLoop, LoadResult, OpenLoop
@@ -151,8 +151,8 @@ def bench(
             tls=session.tls,
         )
         run = _Run(output, target, weights, seconds, warmup, processes, seed)
-        series = stack.enter_context(_scraping(output, metrics)) if metrics else {}
-        found = None
+        scraper = stack.enter_context(_scraping(output, metrics)) if metrics else None
+        found, interrupted = None, False
         try:
             if objective is not None:
                 found = run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
@@ -162,6 +162,11 @@ def bench(
         except GeneratorError as error:
             output.note(f"clipseek: {error}")
             sys.exit(TRY_AGAIN if error.may_pass else FAILED)
+        except KeyboardInterrupt:
+            if not run.results:
+                raise
+            interrupted = True
+            output.note("interrupted; what was measured until then is kept")
     about = {
         "server": session.server,
         "mix": weights,
@@ -176,7 +181,7 @@ def bench(
         "slo": slo,
         "seed": seed,
     }
-    document = to_json({name: value for name, value in about.items() if value}, run.results, found, series)
+    document = to_json({name: value for name, value in about.items() if value}, run.results, found, scraper)
     if output_file is not None:
         output_file.write_text(document, encoding="utf-8")
         output.note(f"wrote {output_file}")
@@ -185,6 +190,8 @@ def bench(
         output.note(f"wrote {html}")
     if output.json:
         output.value(json.loads(document))
+    if interrupted:
+        sys.exit(INTERRUPTED)
     failed = any(result.total.errors for result in run.results.values()) if found is None else not found.rate
     if failed:
         sys.exit(FAILED)
@@ -226,6 +233,7 @@ class _Run:
         from clipseek.bench.step_search import search
 
         def said(step: "Step") -> None:
+            self.results = {f"{step.rate:.1f} calls a second": step.result}
             latency = step.result.total.latency
             p99 = f", p99 {latency.p99 * 1000:.1f} ms of {latency.count:,}" if latency else ""
             self._output.note(f"{step.rate:8.1f}/s: {'met' if step.met else f'not met: {step.why_not}'}{p99}")
@@ -234,12 +242,11 @@ class _Run:
             lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
         )
         met = [step for step in found.steps if step.met and step.rate == found.rate]
-        title = f"{found.rate:.1f} calls a second, the highest rate that met {objective}"
         if met:
-            self.results[title] = met[-1].result
+            title = f"{found.rate:.1f} calls a second, the highest rate that met {objective}"
+            self.results = {title: met[-1].result}
             self._print(title, met[-1].result)
         else:
-            self.results[f"{found.steps[-1].rate:.1f} calls a second"] = found.steps[-1].result
             self._output.note(f"no rate met {objective}")
         return found
 
@@ -269,11 +276,7 @@ class _Run:
             names = ("", "calls", "/s", "mean ms", "p50", "p90", "p95", "p99", "p99.9", "max", "errors")
             operations = {**result.operations, "all": result.total} if len(result.operations) > 1 else result.operations
             output.table(names, (_row(name, found) for name, found in operations.items()), right=frozenset(names[1:-1]))
-        cores = result.cpu_seconds / result.seconds if result.seconds else 0.0
-        late = f", calls were late by {result.lateness.p99 * 1000:.1f} ms (p99)" if result.lateness else ""
-        output.note(f"the generator used {cores:.2f} cores in {result.processes} process(es){late}")
-        if result.is_generator_busy:
-            output.note("it could not keep up: these numbers are its own; give it more --processes or another machine")
+        output.note(result.about_generator)
         if result.total.latency and result.total.latency.count < _FEW_CALLS:
             output.note(f"p99.9 says little of {result.total.latency.count:,} calls")
 
@@ -363,7 +366,7 @@ def _scraping(output: Output, url: str) -> Iterator[Any]:
     from clipseek.bench.scrape import Scraper
 
     with Scraper(url) as scraper:
-        yield scraper.series
+        yield scraper
     if scraper.failed:
         output.note(f"{url} could not be read {scraper.failed} times")
 

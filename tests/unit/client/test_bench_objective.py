@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -13,6 +14,7 @@ from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
 from clipseek.bench.report import read_json, to_html, to_json
 from clipseek.bench.results import LoadResult
+from clipseek.bench.scrape import Scraper
 from clipseek.bench.step_search import search
 
 
@@ -127,14 +129,23 @@ def test_two_runs_side_by_side() -> None:
     assert short["8 callers: all p99 ms"].is_clear is None
 
 
+def test_results_lie_in_the_time_of_the_metrics() -> None:
+    scraper = Scraper("http://127.0.0.1:1/metrics")
+    scraper.begin = 1000.0
+    found = replace(result(0.01), begin=1003.5)
+    document = json.loads(to_json({}, {"8 callers": found}, scraper=scraper))
+    assert document["results"][0]["begin"] == 3.5
+
+
 def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
-    series = {
+    scraper = Scraper("http://127.0.0.1:1/metrics")
+    scraper.series = {
         'clipseek_queue_length{queue="text tower"}': [(0.0, 1.0), (1.0, 5.0)],
         "process_cpu_seconds_total": [(0.0, 1.0), (1.0, 2.5)],
     }
     steps = search(Server(30.0).measure, Objective.parse("p99<50ms"))
     results = {"10 calls a second": steps.steps[0].result, "<i>": steps.steps[1].result}
-    text = to_json({"server": "<b>&"}, results, steps, series)
+    text = to_json({"server": "<b>&"}, results, steps, scraper)
     page = to_html(json.loads(text))
     assert page.count("<svg") == 5
     assert "&lt;b&gt;&amp;" in page
