@@ -34,7 +34,13 @@ class AsyncClient(AsyncSearching, AsyncBulk, AsyncEmbeddings, AsyncCollections):
     """
 
     async def info(self, *, timeout: float | None = None, request_id: str = "") -> ServerInfo:
-        """What the server is, which models it has loaded and what it takes."""
+        """What the server is, which models it has loaded and what it takes.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     info = await client.info()
+            ...     print(info.models[0].name, info.limits.max_image_bytes)
+        """
         message = await self._call(
             self._info.GetServerInfo,
             info_service_pb2.GetServerInfoRequest(),
@@ -46,7 +52,13 @@ class AsyncClient(AsyncSearching, AsyncBulk, AsyncEmbeddings, AsyncCollections):
     async def health(self, service: str = "", *, timeout: float | None = None, request_id: str = "") -> str:
         """``serving`` or ``not_serving``: of the server, or of one service such as ``clipseek.v1.EmbeddingService``.
 
-        Raises ``NotFoundError`` for a service that the server does not have.
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     if await client.health() != "serving":
+            ...         print("not yet")
+
+        Raises:
+            NotFoundError: The server has no such service.
         """
         # grpc.health.v1's two messages are, on the wire, a string and a number: no need for one more dependency.
         check = self._channel.unary_unary(

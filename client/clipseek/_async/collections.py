@@ -19,19 +19,36 @@ class AsyncCollections(AsyncConnection):
     async def create_collection(
         self, name: str, *, model: str | None = None, timeout: float | None = None, request_id: str = ""
     ) -> Collection:
-        """Make an empty collection. The first insert does so too; this chooses the model (a name from ``info()``)."""
+        """Make an empty collection. The first insert does so too; this chooses the model (a name from ``info()``).
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     collection = await client.create_collection("holiday")
+            ...     print(collection.model.name, collection.dimension)
+        """
         request = requests.build(collection_service_pb2.CreateCollectionRequest, collection=name, model=model)
         message = await self._call(self._collections.CreateCollection, request, timeout=timeout, request_id=request_id)
         return responses.collection(message.collection)
 
     async def get_collection(self, name: str = "", *, timeout: float | None = None, request_id: str = "") -> Collection:
-        """One collection; empty means ``default``."""
+        """One collection; empty means ``default``.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     print((await client.get_collection()).image_count)
+        """
         request = requests.build(collection_service_pb2.GetCollectionRequest, collection=name)
         message = await self._call(self._collections.GetCollection, request, timeout=timeout, request_id=request_id)
         return responses.collection(message.collection)
 
     async def collections(self, *, timeout: float | None = None, request_id: str = "") -> AsyncIterator[Collection]:
-        """All collections in the order of their names."""
+        """All collections in the order of their names.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     async for collection in client.collections():
+            ...         print(collection.name, collection.image_count)
+        """
         token = ""
         while True:
             request = requests.build(collection_service_pb2.ListCollectionsRequest, page_token=token)
@@ -45,7 +62,12 @@ class AsyncCollections(AsyncConnection):
                 return
 
     async def delete_collection(self, name: str, *, timeout: float | None = None, request_id: str = "") -> int:
-        """Drop a collection with all its pictures, which cannot be undone; returns how many it held."""
+        """Drop a collection with all its pictures, which cannot be undone; returns how many it held.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     print(await client.delete_collection("holiday"))
+        """
         request = requests.build(collection_service_pb2.DeleteCollectionRequest, collection=name)
         message = await self._call(self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id)
         return message.deleted_count
@@ -72,7 +94,14 @@ class AsyncCollections(AsyncConnection):
     async def check(
         self, name: str = "", *, verify_bytes: bool = False, timeout: float | None = None, request_id: str = ""
     ) -> AsyncIterator[CheckProgress]:
-        """Compare records, vectors and stored bytes; ``verify_bytes`` also reads all bytes. Changes nothing."""
+        """Compare records, vectors and stored bytes; ``verify_bytes`` also reads all bytes. Changes nothing.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     async for progress in client.check(verify_bytes=True):
+            ...         for difference in progress.differences:
+            ...             print(difference)
+        """
         request = requests.build(admin_service_pb2.CheckCollectionRequest, collection=name, verify_bytes=verify_bytes)
         async for message in self._stream(
             self._admin.CheckCollection, request, timeout=timeout, request_id=request_id or new_request_id()

@@ -25,7 +25,13 @@ class AsyncEmbeddings(AsyncConnection):
     async def embed_text(
         self, text: str, *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> Embedding:
-        """The embedding of one sentence; ``model`` empty means the server's default."""
+        """The embedding of one sentence; ``model`` empty means the server's default.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     embedding = await client.embed_text("a cat")
+            ...     print(len(embedding), embedding.space_id)
+        """
         results = await self.embed_texts([text], model=model, timeout=timeout, request_id=request_id)
         return results[0].unwrap()
 
@@ -58,7 +64,12 @@ class AsyncEmbeddings(AsyncConnection):
     async def embed_image(
         self, picture: Picture, *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> Embedding:
-        """The embedding of one picture: bytes, a path or a PIL image."""
+        """The embedding of one picture: bytes, a path or a PIL image.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     print(len(await client.embed_image("cat.jpg")))
+        """
         results = await self.embed_images([picture], model=model, timeout=timeout, request_id=request_id)
         return results[0].unwrap()
 
@@ -66,6 +77,11 @@ class AsyncEmbeddings(AsyncConnection):
         self, pictures: Iterable[Picture], *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> tuple[Embedded, ...]:
         """The embeddings of many pictures, in their order; one that fails does so alone.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     for embedded in await client.embed_images(["cat.jpg", "dog.jpg"]):
+            ...         print(embedded.error or len(embedded.unwrap()))
 
         Raises:
             OSError: A picture's file cannot be read.

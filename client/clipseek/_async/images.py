@@ -76,7 +76,13 @@ class AsyncImages(AsyncConnection):
         timeout: float | None = None,
         request_id: str = "",
     ) -> Image:
-        """The record of one picture; raises ``NotFoundError`` when there is none."""
+        """The record of one picture; raises ``NotFoundError`` when there is none.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     image = await client.get("cat", with_thumbnail=True)
+            ...     print(image.width, image.height, image.metadata)
+        """
         request = requests.build(
             search_service_pb2.GetImageRequest,
             collection=collection,
@@ -168,7 +174,13 @@ class AsyncImages(AsyncConnection):
         timeout: float | None = None,
         request_id: str = "",
     ) -> Deleted:
-        """Delete one picture or many. An id that no picture has is no error; ``missing`` names it."""
+        """Delete one picture or many. An id that no picture has is no error; ``missing`` names it.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     deleted = await client.delete(["a", "b"])
+            ...     print(deleted.count, deleted.missing)
+        """
         limits = await self._server_limits()
         count = 0
         missing: tuple[str, ...] = ()
@@ -238,6 +250,10 @@ class AsyncImages(AsyncConnection):
         """A picture's original bytes, checked against the record's size and hash.
 
         There is no time limit unless ``timeout`` sets one. ``download_to`` needs less memory.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     data = await client.download("cat")
         """
         request_id = request_id or new_request_id()
         download = Download(request_id=request_id)
@@ -263,7 +279,12 @@ class AsyncImages(AsyncConnection):
         timeout: float | None = None,
         request_id: str = "",
     ) -> Image:
-        """Write a picture's original bytes to a file, which appears only when they are whole. Returns the record."""
+        """Write a picture's original bytes to a file, which appears only when they are whole. Returns the record.
+
+        Example:
+            >>> async with AsyncClient() as client:
+            ...     image = await client.download_to("cat", "copy.png")
+        """
         request_id = request_id or new_request_id()
         download = Download(request_id=request_id)
         target = Path(path)

@@ -140,9 +140,12 @@ class Connection:
 
         Raises:
             RuntimeError: This is a fork of the process that made the client; gRPC's threads are not in it.
+            ValueError: The request id has characters that cannot be sent.
         """
         if os.getpid() != self._process:
             raise RuntimeError("this client was made before the process was forked; make one in each process")
+        if not request_id.isascii() or not request_id.isprintable():
+            raise ValueError(f"a request id is made of printable ASCII characters; {request_id!r} is not")
         return (("x-request-id", request_id), *self._token)
 
     def _server_limits(self) -> Limits:

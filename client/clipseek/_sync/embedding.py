@@ -27,7 +27,13 @@ class Embeddings(Connection):
     def embed_text(
         self, text: str, *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> Embedding:
-        """The embedding of one sentence; ``model`` empty means the server's default."""
+        """The embedding of one sentence; ``model`` empty means the server's default.
+
+        Example:
+            >>> with Client() as client:
+            ...     embedding = client.embed_text("a cat")
+            ...     print(len(embedding), embedding.space_id)
+        """
         results = self.embed_texts([text], model=model, timeout=timeout, request_id=request_id)
         return results[0].unwrap()
 
@@ -60,7 +66,12 @@ class Embeddings(Connection):
     def embed_image(
         self, picture: Picture, *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> Embedding:
-        """The embedding of one picture: bytes, a path or a PIL image."""
+        """The embedding of one picture: bytes, a path or a PIL image.
+
+        Example:
+            >>> with Client() as client:
+            ...     print(len(client.embed_image("cat.jpg")))
+        """
         results = self.embed_images([picture], model=model, timeout=timeout, request_id=request_id)
         return results[0].unwrap()
 
@@ -68,6 +79,11 @@ class Embeddings(Connection):
         self, pictures: Iterable[Picture], *, model: str = "", timeout: float | None = None, request_id: str = ""
     ) -> tuple[Embedded, ...]:
         """The embeddings of many pictures, in their order; one that fails does so alone.
+
+        Example:
+            >>> with Client() as client:
+            ...     for embedded in client.embed_images(["cat.jpg", "dog.jpg"]):
+            ...         print(embedded.error or len(embedded.unwrap()))
 
         Raises:
             OSError: A picture's file cannot be read.

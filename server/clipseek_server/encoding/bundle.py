@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from clipseek_server.config import MAX_DIMENSION
 from clipseek_server.errors import StartupError
 
 VISION_FILE = "vision.onnx"
@@ -139,7 +140,7 @@ class Manifest(_Part):
     space_id: str
     space: Space
     text: TextSpec
-    dimension: int = Field(gt=0)
+    dimension: int = Field(gt=0, le=MAX_DIMENSION)
     logit_scale: float = Field(description="Factor from cosine to logit; 0 when the model has none.")
     precision: Precision
     parity: dict[Literal["vision", "text"], Similarity] = Field(description="The fp32 graphs against the source model.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -308,3 +309,21 @@ def test_help_teaches_by_example() -> None:
     assert result.returncode == 0
     assert 'clipseek search "a cat asleep on a sofa"' in result.stdout
     assert "--server" in result.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell: str) -> None:
+    def completions(line: str) -> str:
+        environment = {
+            **os.environ,
+            "_CLIPSEEK_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(line.count(" ")),
+            "_TYPER_COMPLETE_ARGS": line,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
+        command = Path(sys.executable).with_name("clipseek")
+        return subprocess.run([command], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert {"search", "import", "bench"} <= set(re.findall(r"[a-z]+", completions("clipseek ")))
+    assert "--image" in completions("clipseek search --im")

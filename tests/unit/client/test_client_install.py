@@ -35,6 +35,12 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     assert names == {"clipseek", "grpcio", "protobuf", "googleapis_common_protos", "typing_extensions"}
     assert installed_bytes(packages) <= LIMIT
 
+    # Parts that others need, and what takes long to import.
+    others = {"clipseek.cli", "clipseek.bench", "clipseek.gallery", "urllib.request", "google.protobuf.json_format"}
+    code = f"import sys, clipseek; print(sorted({others} & {{*sys.modules}}))"
+    run = subprocess.run([venv / "bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "[]\n"), run.stderr
+
     code = "import clipseek, clipseek.gallery; clipseek.gallery.gallery_html([]); print(clipseek.__version__)"
     run = subprocess.run([venv / "bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
