@@ -13,7 +13,7 @@ import gc
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from benchmarks.machine import facts
 from clipseek_server.index.filters import Filter, parse_filter
 from clipseek_server.index.records import Effort, Match, Record, Row
-from clipseek_server.index.resident import ResidentCopy
+from clipseek_server.index.resident import LOAD_PAGE, ResidentCopy
 
 Matrix = npt.NDArray[np.float32]
 
@@ -144,17 +144,10 @@ async def _measure(
     return found, numbers
 
 
-def _pages(pictures: Pictures, size: int) -> Callable[[str, int], Awaitable[list[Row]]]:
-    count = 0
-
-    async def read_page(after: str, limit: int) -> list[Row]:
-        nonlocal count
-        vectors = pictures.vectors(min(limit, size - count))
-        page = [_row(count + number, vector) for number, vector in enumerate(vectors)]
-        count += len(page)
-        return page
-
-    return read_page
+async def _pages(pictures: Pictures, size: int) -> AsyncIterator[list[Row]]:
+    for begin in range(0, size, LOAD_PAGE):
+        vectors = pictures.vectors(min(LOAD_PAGE, size - begin))
+        yield [_row(begin + number, vector) for number, vector in enumerate(vectors)]
 
 
 async def _searches(

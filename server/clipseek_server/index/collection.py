@@ -13,7 +13,7 @@ from clipseek_server.errors import CollectionGone, IndexUnavailable
 from clipseek_server.index.filters import Filter, to_text
 from clipseek_server.index.holds import Holds
 from clipseek_server.index.records import CollectionInfo, Effort, Match, Record, Row, Vector
-from clipseek_server.index.resident import ResidentCopy
+from clipseek_server.index.resident import LOAD_PAGE, ResidentCopy
 from clipseek_server.index.schema import stored
 from clipseek_server.index.table import Table
 from clipseek_server.index.vector_index import VectorIndex
@@ -256,7 +256,7 @@ class MilvusCollection:
     async def _load(self, copy: ResidentCopy) -> None:
         begin = now()
         try:
-            await copy.load(self._table.row_page, self._max_rows)
+            await copy.load(self._table.scan(LOAD_PAGE), self._max_rows)
             if copy.loaded:
                 await copy.quantised()
                 seconds = round(now() - begin, 2)

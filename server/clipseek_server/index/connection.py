@@ -86,6 +86,26 @@ class Connection:
                 self._executor, partial(method, client, *args, timeout=timeout, **options)
             )
 
+    async def call_lite(self, function: Callable[..., Result], physical: str, **options: object) -> Result:
+        """What a function makes of a collection of Milvus Lite's, past pymilvus and the socket; in a thread.
+
+        Raises:
+            CollectionGone: The collection does not exist.
+            IndexUnavailable: Milvus Lite cannot be opened.
+        """
+        with _translating():
+            await self._usable_client()
+            return await self._run(self._executor, partial(self._of_lite, function, physical, **options))
+
+    def _of_lite(self, function: Callable[..., Result], physical: str, **options: object) -> Result:
+        from milvus_lite.exceptions import CollectionNotFoundError
+
+        assert self._lite is not None  # noqa: S101
+        try:
+            return function(self._lite.collection(physical), **options)
+        except CollectionNotFoundError as error:
+            raise CollectionGone("the collection does not exist any more") from error
+
     async def call_catalogue(self, method: Callable[..., Any], *args: object, **options: object) -> Any:
         """As ``write``, for what changes or lists collections and aliases: one at a time with Milvus Lite.
 

@@ -8,9 +8,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipseek_server.errors import IndexUnavailable, StartupError
+
+if TYPE_CHECKING:
+    from clipseek_server.index.consistent_lite import ConsistentCollection
 
 MEMTABLE_BYTES = 8 * 1024 * 1024
 """Rows that are not flushed yet are searched in Python: few of them keep Lite fast."""
@@ -83,6 +86,11 @@ class Lite:
             self._server = self._database = None
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
+
+    def collection(self, name: str) -> "ConsistentCollection":
+        """One of its collections, past the socket; raises what Milvus Lite does where there is none."""
+        collection: ConsistentCollection = self._database.get_collection(name)
+        return collection
 
     def check_space(self) -> None:
         """Raise ``IndexUnavailable`` when the disk is too full to write safely."""

@@ -8,7 +8,7 @@ import asyncio
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 LOAD_PAGE = 1024
-"""Rows read at a time while loading. Each page costs Milvus Lite a pass over all rows; larger ones hold up the event
-loop for longer (80 ms at worst here, 240 with 4,096) and are no faster."""
+"""Rows read at a time while loading: larger pages are no faster."""
 
 _STEP = 256
 """Rows taken over at a time: the event loop is free in between."""
@@ -93,22 +92,18 @@ class ResidentCopy:
         """Whether it holds everything, so that it may answer."""
         return self._written_while_loading is None
 
-    async def load(self, read_page: Callable[[str, int], Awaitable[Sequence[Row]]], max_rows: int) -> None:
-        """Fill it from ``read_page(after, limit)``: rows in the order of their ids, fewer than ``limit`` at the end.
+    async def load(self, pages: AsyncIterator[Sequence[Row]], max_rows: int) -> None:
+        """Fill it from pages of rows, in the order of their ids.
 
         Rows may be put and removed meanwhile; what is written during loading is newer than any page. It stops early,
         without being loaded, once it holds more than ``max_rows``.
         """
-        after, full = "", True
-        while full:
-            page = await read_page(after, LOAD_PAGE)
+        async for page in pages:
             for begin in range(0, len(page), _STEP):
                 self._overlay(page[begin : begin + _STEP])
                 await asyncio.sleep(0)
             if len(self) > max_rows:
                 return
-            full = len(page) == LOAD_PAGE
-            after = page[-1].record.image_id if page else after
         self._written_while_loading = None
         self._keep_quantised()
 

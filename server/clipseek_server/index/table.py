@@ -1,7 +1,8 @@
 """The rows of one generation in Milvus."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymilvus import MilvusClient
 
@@ -21,6 +22,9 @@ from clipseek_server.index.schema import (
     to_row,
 )
 from clipseek_server.index.vector_index import METRIC, VectorIndex
+
+if TYPE_CHECKING:
+    from clipseek_server.index.consistent_lite import ConsistentCollection
 
 Result = TypeVar("Result")
 
@@ -88,6 +92,12 @@ class Table:
     async def row_page(self, after: str, limit: int) -> list[Row]:
         """At most ``limit`` rows with ids greater than ``after``, in their order; fewer only at the end."""
         return await self._query(to_row, id_after(after), ROW_FIELDS, strong=True, limit=limit, **self._order())
+
+    async def scan(self, size: int) -> AsyncIterator[list[Row]]:
+        """All rows as they are now, in the order of their ids, so many at a time. With Milvus Lite alone."""
+        pages = await self._guarded(self._connection.call_lite, _begin_scan, size=size)
+        while page := await self._guarded(self._connection.call_lite, _next_page, pages=pages):
+            yield page
 
     async def count(self, *, strong: bool) -> int:
         """How many rows there are."""
@@ -167,6 +177,14 @@ def _query(
     client: Any, physical: str, *, build: Callable[[Mapping[str, Any]], Result], **options: object
 ) -> list[Result]:
     return [build(entity) for entity in client.query(physical, **options)]
+
+
+def _begin_scan(collection: "ConsistentCollection", *, size: int) -> Iterator[list[dict[str, Any]]]:
+    return collection.pages(RECORD_FIELDS, size)
+
+
+def _next_page(_: "ConsistentCollection", *, pages: Iterator[list[dict[str, Any]]]) -> list[Row]:
+    return [to_row({**entity, "metadata": json.loads(entity["metadata"])}) for entity in next(pages, [])]
 
 
 def _search(client: Any, physical: str, **options: object) -> list[list[Match]]:

@@ -27,7 +27,16 @@ def _by_vector(rows: Any) -> dict[str, str]:
     return _texts({"id": hit["id"], **hit["entity"]} for hit in rows.search([[1.0, 0.0]])[0])
 
 
-READS = [_by_id, _by_condition, _by_vector]
+def _by_pages(rows: Any) -> dict[str, str]:
+    pages = list(rows.pages(["id", "text"], 2))
+    assert [len(page) for page in pages] == [2, 1]
+    found = [row for page in pages for row in page]
+    assert [row["id"] for row in found] == sorted(NOW)
+    assert all(row["vector"].tolist() == [1.0, 0.0] for row in found)
+    return _texts(found)
+
+
+READS = [_by_id, _by_condition, _by_vector, _by_pages]
 NOW = {"again": "now", "new": "now", "newer": "now"}
 
 
@@ -103,7 +112,12 @@ def test_a_count_in_the_middle_of_a_flush(collection: Any, beside: Beside) -> No
 
 @pytest.mark.parametrize(
     ("read", "part"),
-    [(_by_id, "get"), (_by_condition, "to_search_snapshot"), (_by_vector, "to_search_snapshot")],
+    [
+        (_by_id, "get"),
+        (_by_condition, "to_search_snapshot"),
+        (_by_vector, "to_search_snapshot"),
+        (_by_pages, "to_search_snapshot"),
+    ],
 )
 def test_a_write_in_the_middle_of_a_read(
     collection: Any, beside: Beside, read: Callable[[Any], Any], part: str

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,53 +22,52 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-async def _no_rows(after: str, limit: int) -> Sequence[Row]:
-    return []
+async def _no_pages() -> AsyncIterator[Sequence[Row]]:
+    for page in ():
+        yield page
 
 
 async def _ids(copy: ResidentCopy) -> list[str]:
     return [record.image_id for record in await copy.page("", 1000, None)]
 
 
-async def test_writes_during_loading_are_newer_than_pages(
-    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resident, "LOAD_PAGE", 2)
-    stored = {image_id: row(image_id, 1, old=True) for image_id in ("a", "b", "c", "d", "e")}
+async def test_writes_during_loading_are_newer_than_pages(executor: ThreadPoolExecutor) -> None:
     copy = ResidentCopy(DIMENSION, executor)
 
-    async def read_page(after: str, limit: int) -> Sequence[Row]:
-        page = [stored[image_id] for image_id in sorted(stored) if image_id > after][:limit]
-        if after == "b":
-            # The page is read already: what is written now is newer.
-            copy.put([row("c", 2, old=False), row("a", 2, old=False), row("z", 2, old=False)])
-            copy.remove(["d", "b", "never"])
+    async def pages() -> AsyncIterator[Sequence[Row]]:
+        yield [row("a", 1, old=True), row("b", 1, old=True)]
+        # The next page is read already: what is written now is newer.
+        copy.put([row("c", 2, old=False), row("a", 2, old=False), row("z", 2, old=False)])
+        copy.remove(["d", "b", "never"])
+        yield [row("c", 1, old=True), row("d", 1, old=True)]
         assert not copy.loaded
-        return page
+        yield [row("e", 1, old=True)]
 
-    await copy.load(read_page, max_rows=100)
+    await copy.load(pages(), max_rows=100)
     assert copy.loaded
     assert await _ids(copy) == ["a", "c", "e", "z"]
     assert [found.record.metadata["old"] for found in copy.rows("", "")] == [False, False, True, False]
     np.testing.assert_array_equal(copy.rows("a", "c")[0].vector, vector(2))
 
 
-async def test_loading_stops_past_the_bound(executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "LOAD_PAGE", 2)
-    pages = iter([[row("a"), row("b")], [row("c"), row("d")]])
+async def test_loading_stops_past_the_bound(executor: ThreadPoolExecutor) -> None:
+    read = []
 
-    async def read_page(after: str, limit: int) -> Sequence[Row]:
-        return next(pages)
+    async def pages() -> AsyncIterator[Sequence[Row]]:
+        for page in ([row("a"), row("b")], [row("c"), row("d")], [row("e")]):
+            read.append(page)
+            yield page
 
     copy = ResidentCopy(DIMENSION, executor)
-    await copy.load(read_page, max_rows=3)
+    await copy.load(pages(), max_rows=3)
     assert not copy.loaded
+    assert len(read) == 2
 
 
 async def test_rows_beyond_one_block(executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "_BLOCK", 4)
     copy = ResidentCopy(DIMENSION, executor)
-    await copy.load(_no_rows, max_rows=100)
+    await copy.load(_no_pages(), max_rows=100)
     copy.put(row(f"{number:02d}", number) for number in range(11))
     copy.remove(["03", "07"])
     copy.put([row("05", 99)])
@@ -80,7 +79,7 @@ async def test_rows_beyond_one_block(executor: ThreadPoolExecutor, monkeypatch: 
 
 async def test_a_scan_sees_whole_rows_of_the_time_it_began(executor: ThreadPoolExecutor) -> None:
     copy = ResidentCopy(DIMENSION, executor)
-    await copy.load(_no_rows, max_rows=100)
+    await copy.load(_no_pages(), max_rows=100)
     copy.put(row(image_id, 1, old=True) for image_id in ("a", "b", "c"))
     # The only thread is held, so that the scan begins, as seen from the loop, before the changes and runs after them.
     held = threading.Event()
@@ -104,7 +103,7 @@ async def test_a_scan_sees_whole_rows_of_the_time_it_began(executor: ThreadPoolE
 
 async def test_equal_vectors_score_equal_and_come_by_id(executor: ThreadPoolExecutor) -> None:
     copy = ResidentCopy(DIMENSION, executor)
-    await copy.load(_no_rows, max_rows=10_000)
+    await copy.load(_no_pages(), max_rows=10_000)
     twins = [f"{number:04d}" for number in range(1000)]
     copy.put(row(image_id, 7) for image_id in reversed(twins))
     copy.put(row(f"other-{number}", number) for number in range(100, 120))
@@ -118,7 +117,7 @@ async def test_equal_vectors_score_equal_and_come_by_id(executor: ThreadPoolExec
 async def test_many_equal_vectors_cost_no_memory(executor: ThreadPoolExecutor) -> None:
     dimension, twins = 256, [f"{number:05d}" for number in range(20_000)]
     copy = ResidentCopy(dimension, executor)
-    await copy.load(_no_rows, max_rows=100_000)
+    await copy.load(_no_pages(), max_rows=100_000)
     copy.put(Row(record(image_id), vector(7, dimension)) for image_id in reversed(twins))
     copy.put([Row(record("best"), vector(8, dimension))])
     query = vector(7, dimension) + 2 * vector(8, dimension)
@@ -132,7 +131,7 @@ async def test_many_equal_vectors_cost_no_memory(executor: ThreadPoolExecutor) -
 
 async def test_slots_are_used_again_while_scans_overlap(executor: ThreadPoolExecutor) -> None:
     copy = ResidentCopy(DIMENSION, executor)
-    await copy.load(_no_rows, max_rows=100)
+    await copy.load(_no_pages(), max_rows=100)
     copy.put(row(image_id, 1) for image_id in ("a", "b", "c"))
     held, scan = await _held_scan(copy, executor)
     for number in range(50):
@@ -159,7 +158,7 @@ async def _held_scan(
 
 async def test_nothing_to_find(executor: ThreadPoolExecutor) -> None:
     copy = ResidentCopy(DIMENSION, executor)
-    await copy.load(_no_rows, max_rows=10)
+    await copy.load(_no_pages(), max_rows=10)
     assert await copy.search([vector(1)], [5], None) == [[]]
     copy.put([row("a")])
     assert await copy.search([vector(1)], [5], parse_filter("width == 1")) == [[]]
@@ -192,7 +191,7 @@ def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _large(executor: ThreadPoolExecutor) -> ResidentCopy:
     copy = ResidentCopy(WIDE, executor)
-    await copy.load(_no_rows, max_rows=10_000)
+    await copy.load(_no_pages(), max_rows=10_000)
     copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
     await _quantised(copy)
     return copy
@@ -254,7 +253,7 @@ async def test_writes_are_found_at_once_before_while_and_after_codes_are_made(
 
     monkeypatch.setattr(quantised.Codes, "fill", held_fill)
     copy = ResidentCopy(WIDE, executor)
-    await copy.load(_no_rows, max_rows=10_000)
+    await copy.load(_no_pages(), max_rows=10_000)
     copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
     new = _cone(10, seed=6)
 
@@ -337,7 +336,7 @@ async def test_without_codes_searches_are_exact(
 
     monkeypatch.setattr(quantised.Codes, "fill", fail)
     copy = ResidentCopy(WIDE, executor)
-    await copy.load(_no_rows, max_rows=10_000)
+    await copy.load(_no_pages(), max_rows=10_000)
     copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
     making = copy._making_codes
     assert making is not None
@@ -349,7 +348,7 @@ async def test_without_codes_searches_are_exact(
 
 async def test_the_making_of_codes_ends_with_the_copy(executor: ThreadPoolExecutor, few_are_many: None) -> None:
     copy = ResidentCopy(WIDE, executor)
-    await copy.load(_no_rows, max_rows=10_000)
+    await copy.load(_no_pages(), max_rows=10_000)
     copy.put(Row(record(f"{number:04d}"), each) for number, each in enumerate(_cone(COUNT, seed=2)))
     making = copy._making_codes
     assert making is not None
