@@ -47,7 +47,7 @@ test: install ## Run all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: install ## Measure on this machine, which must have nothing else to do; takes about a quarter of an hour
+bench: install ## Measure on this machine, which must have nothing else to do; takes about ten minutes
 	$(BIN)/python -m benchmarks short
 	$(BIN)/python -m benchmarks.report build/bench/short.json --output build/bench/performance.md --plots build/bench
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("limit", "engine", "peers", "mixed", "scale", "milvus", "memory")
+SECTIONS = ("limit", "engine", "peers", "mixed", "scale", "loading", "milvus", "memory")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", 1, 0.5, ("fp32",), (1000,), (), (1, 4), 20, 100, 2.0, small=True),
-    "short": Profile("short", 3, 1.5, ("fp32",), (1_000, 10_000, 100_000), (), (1, 4, 16, 64), 150, 600, 30.0),
+    "short": Profile("short", 2, 1.2, ("fp32",), (1_000, 10_000, 100_000), (), (1, 16, 64), 100, 600, 20.0),
     "full": Profile(
         name="full",
         turns=5,
@@ -86,10 +86,18 @@ class Bench:
     _next_call: int = field(default=0, init=False)
 
     @contextmanager
-    def server(self, precision: Precision, data_dir: Path | None = None, **environment: str) -> Iterator[Program]:
+    def server(
+        self,
+        precision: Precision,
+        data_dir: Path | None = None,
+        *,
+        settled: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator[Program]:
         """A clipseek server of that bundle, with default settings, over an empty data folder unless one is given.
 
-        Its collection is in memory and quantised: what answers until then is not what is to be measured.
+        Its collection is in memory and quantised, unless it need not be settled: what answers until then is seldom
+        what is to be measured.
         """
         address, metrics_address = free_address(), free_address()
         settings = {
@@ -97,7 +105,7 @@ class Bench:
             "CLIPSEEK_METRICS_LISTEN": metrics_address,
             "CLIPSEEK_BUNDLES": str(self.workspace.bundle(precision)),
             "CLIPSEEK_DATA_DIR": str(data_dir or self.empty(f"data-{precision}")),
-            **environment,
+            **(environment or {}),
         }
         log = self.workspace.scratch / f"server-{address}.log"
         with running(
@@ -105,7 +113,7 @@ class Bench:
             address,
             log,
             grpc_serves,
-            settled=lambda: data_dir is None or "collection is in memory" in log.read_text(),
+            settled=lambda: not settled or data_dir is None or in_memory(log),
             environment=settings,
             metrics_address=metrics_address,
         ) as program:
@@ -155,6 +163,11 @@ class Bench:
         if result.total.errors or not result.total.calls:
             raise RuntimeError(f"{operation} failed: {result.total.errors or 'no call ended in time'}")
         return result
+
+
+def in_memory(log: Path) -> bool:
+    """Whether the server of that log has its collection in memory."""
+    return "collection is in memory" in log.read_text()
 
 
 def medians(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
         "peers": ("peers", _peers),
         "callers": ("scale", _callers),
         "memory": ("memory", _memory),
+        "arenas": ("arenas", _arenas),
     }
     folder.mkdir(parents=True, exist_ok=True)
     made = []
@@ -59,6 +60,15 @@ def _callers(results: dict[str, Any], axes: "Axes") -> None:
             axes.annotate(callers, (rate, searches[callers]["p50_ms"]), xytext=(0, -12), textcoords="offset points")
     axes.set_xlabel("text searches a second (at each point: callers)")
     axes.set_ylabel("ms")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+
+
+def _arenas(results: dict[str, Any], axes: "Axes") -> None:
+    for name, found in results["arenas"]["options"].items():
+        axes.plot(found["rss_mb"], label=name)
+    axes.set_xlabel("tens of runs, each of another shape")
+    axes.set_ylabel("memory of the process, MB")
     axes.set_ylim(bottom=0)
     axes.legend()
 

@@ -32,12 +32,14 @@ class Program:
         address: Where it listens.
         pid: Its process.
         start_seconds: From its start until it served.
+        log: Where its output goes.
         metrics_address: Where it answers Prometheus; empty if it does not.
     """
 
     address: str
     pid: int
     start_seconds: float
+    log: Path
     metrics_address: str = ""
 
     @property
@@ -123,6 +125,7 @@ def running(
     serves: Callable[[str], bool],
     *,
     settled: Callable[[], bool] = lambda: True,
+    patience: float = _START_TIMEOUT,
     environment: Mapping[str, str] | None = None,
     metrics_address: str = "",
 ) -> Iterator[Program]:
@@ -134,11 +137,12 @@ def running(
         log: Where its output goes.
         serves: Whether it serves, asked again and again.
         settled: Whether it has done what it does beside serving at first, asked thereafter.
+        patience: Seconds until it must be so far.
         environment: Beside this process's own.
         metrics_address: Where it will answer Prometheus.
 
     Raises:
-        RuntimeError: It ended, or is not so far in ten minutes; the message has the end of its log.
+        RuntimeError: It ended, or is not so far in time; the message has the end of its log.
     """
     if serves(address):
         raise RuntimeError(f"something serves at {address} already, and is not to be measured, or written to")
@@ -151,14 +155,14 @@ def running(
 
         def wait(done: Callable[[], bool]) -> float:
             while not done():
-                if process.poll() is not None or time.monotonic() > begin + _START_TIMEOUT:
+                if process.poll() is not None or time.monotonic() > begin + patience:
                     raise RuntimeError(f"{command[0]} does not serve:\n{log.read_text(errors='replace')[-2000:]}")
                 time.sleep(_POLL)
             return time.monotonic() - begin
 
         start_seconds = wait(lambda: serves(address))
         wait(settled)
-        yield Program(address, process.pid, start_seconds, metrics_address)
+        yield Program(address, process.pid, start_seconds, log, metrics_address)
     finally:
         # All of it: a signal to the leader alone may leave its children behind.
         with suppress(ProcessLookupError):

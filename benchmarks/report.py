@@ -10,7 +10,17 @@ from benchmarks.tables import Results, tables
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = tuple(
     ROOT / "benchmarks" / "results" / f"{name}.json"
-    for name in ("cpu", "elsewhere", "retrieval", "resident", "runtimes", "milvus_index", "independent")
+    for name in (
+        "cpu",
+        "elsewhere",
+        "retrieval",
+        "resident",
+        "runtimes",
+        "milvus_index",
+        "independent",
+        "arenas",
+        "settings",
+    )
 )
 PAGE = ROOT / "docs" / "performance.md"
 PAGES = (PAGE, ROOT / "docs" / "load-testing.md")

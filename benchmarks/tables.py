@@ -14,9 +14,12 @@ _ENOUGH_WEIGHTS = 0.5
 
 _ROWS_THAT_SHOW = 10_000
 
+_WRITES = ("update", "insert", "remove")
+
 _SIZE_TITLES = (
     "text tower alone, ms",
     "new text: p50 ms",
+    "p95 ms",
     "p99 ms",
     "10% filter: p50 ms",
     "known text: p50 ms",
@@ -188,7 +191,7 @@ def _milvus_scale(results: Results) -> Iterable[str]:
         yield _row([f"{int(rows):,}", *times, _number(size["start_seconds"])])
     yield ""
     callers = list(next(iter(sizes.values()))["callers"])
-    yield from _head(["new texts/s: p50, p95, p99 in ms", *(f"{count} callers" for count in callers)])
+    yield from _head(["new texts/s: p50, p95, p99 in ms; callers:", *callers])
     for rows, size in sizes.items():
         found = [size["callers"][count] for count in callers]
         cells = [", ".join(_number(each[f"{name}_ms"]) for name in ("p50", "p95", "p99")) for each in found]
@@ -199,12 +202,39 @@ def _milvus_scale(results: Results) -> Iterable[str]:
 def _of_one_size(size: Results) -> list[str]:
     return [
         _number(size["text_tower_alone_ms"]),
-        _number(size["fresh"]["p50_ms"]),
-        _number(size["fresh"]["p99_ms"]),
+        *(_number(size["fresh"][f"{name}_ms"]) for name in ("p50", "p95", "p99")),
         _number(size["filtered"]["p50_ms"]),
         _number(size["cached"]["p50_ms"]),
         _number(size["cached_rate"]),
     ]
+
+
+def _loading(results: Results) -> Iterable[str]:
+    found = results["loading"]
+    yield from _head([f"{found['rows']:,} pictures, known text, one caller", "calls", "p50 ms", "longest ms"])
+    for name, key in (
+        (f"while they are loaded, which takes {_number(found['load_seconds'])} s", "while_loading"),
+        ("in memory", "in_memory"),
+    ):
+        each = found[key]
+        yield _row([name, f"{each['calls']:,}", _number(each["p50_ms"]), _number(each["max_ms"])])
+
+
+def _settings(results: Results) -> Iterable[str]:
+    titles = "pictures/s of 16 callers", "p50 ms", "p99 ms", "20 text searches/s beside them: p50 ms", "p99 ms"
+    yield from _head(["", *titles])
+    for name, found in results["settings"].items():
+        for value, row in found["values"].items():
+            times = [_number(row[what][key]) for what in ("picture", "text_beside") for key in ("p50_ms", "p99_ms")]
+            yield _row([f"{name}: {value}", _number(row["pictures_rate"]), *times])
+
+
+def _arenas(results: Results) -> Iterable[str]:
+    found = results["arenas"]
+    yield from _head([f"{found['runs']} runs", "took s", "memory half way, MB", "at the end", "at most"])
+    for name, each in found["options"].items():
+        memory = (f"{each[key]:.0f}" for key in ("half_way_mb", "end_mb", "peak_mb"))
+        yield _row([name, _number(each["seconds"]), *memory])
 
 
 def _memory(results: Results) -> Iterable[str]:
@@ -298,6 +328,7 @@ def _resident(results: Results) -> Iterable[str]:
             *(f"recall@10, {title}: pictures, texts" for title in titles[:3]),
             "KB a picture",
             "codes made in s",
+            *(f"one {write}, µs" for write in _WRITES),
         ]
     )
     searches = {
@@ -313,7 +344,8 @@ def _resident(results: Results) -> Iterable[str]:
         # Of few rows less than the process itself takes now and then.
         memory = _number(copy["bytes_per_row"] / 1000) if rows >= _ROWS_THAT_SHOW else ""
         sizes = memory, _number(copy["quantise_s"])
-        yield _row([f"{rows:,} {kind}", *times, *recalls, *sizes])
+        writes = (_number(copy[f"{write}_us"]) for write in _WRITES)
+        yield _row([f"{rows:,} {kind}", *times, *recalls, *sizes, *writes])
 
 
 def _milvus_index(results: Results) -> Iterable[str]:
@@ -353,6 +385,9 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "mixed": ("mixed", _mixed),
     "sizes": ("scale", _sizes),
     "callers": ("scale", _callers),
+    "loading": ("loading", _loading),
+    "settings": ("settings", _settings),
+    "arenas": ("arenas", _arenas),
     "milvus-scale": ("milvus", _milvus_scale),
     "memory": ("memory", _memory),
     "retrieval": ("retrieval", _retrieval),

@@ -18,7 +18,14 @@ UV = Path(sys.executable).with_name("uv")
 # What each file holds, in the order of making: what is served in production has the versions that the tests ran on.
 # Locks travel: hashes, markers for every platform, no address of a registry.
 LOCKS = {
-    "requirements.lock": ["--extra=cli", "--extra=bench", "--extra=ui", "--extra=server", "--extra=starter", "--group=dev"],
+    "requirements.lock": [
+        "--extra=cli",
+        "--extra=bench",
+        "--extra=ui",
+        "--extra=server",
+        "--extra=starter",
+        "--group=dev",
+    ],
     "requirements-server.lock": ["--extra=server", "--constraints=requirements.lock"],
     "requirements-server-gpu.lock": ["--extra=server-gpu", "--constraints=requirements.lock"],
 }

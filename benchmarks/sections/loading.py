@@ -1,0 +1,56 @@
+"""Loading: what searches feel of it that a large collection is brought into memory after a start."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.bench import Bench, in_memory
+from clipseek.bench import ClipseekTarget, ClosedLoop
+from clipseek.bench.results import Window
+
+ROWS = 100_000
+
+_SECONDS = 120.0
+"""Longer than it takes to load them: searches and loading share Milvus Lite, which holds the GIL."""
+_POLL = 0.02
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """Searches of one caller for a known text, from the moment on that the server serves."""
+    rows = min(ROWS, max(bench.profile.sizes))
+    with bench.server("fp32", bench.workspace.data(rows), settled=False) as server:
+        serves = time.monotonic()
+        loaded: list[float] = []
+
+        def watch() -> None:
+            while not in_memory(server.log):
+                time.sleep(_POLL)
+            loaded.append(time.monotonic())
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        target = ClipseekTarget(server.address, texts=("a cat asleep on a red chair",))
+        result = bench.load(target, "search_text", ClosedLoop(1), seconds=_SECONDS, warmup=0.0)
+        thread.join(_SECONDS)
+        if not loaded:
+            raise RuntimeError(f"{rows:,} pictures were not loaded in time")
+    end = loaded[0] - result.begin
+    # The window in which loading ended is of neither.
+    return {
+        "rows": rows,
+        "load_seconds": loaded[0] - serves,
+        "while_loading": _of([window for window in result.windows if window.begin + 1.0 <= end]),
+        "in_memory": _of([window for window in result.windows if window.begin > end]),
+    }
+
+
+def _of(windows: Sequence[Window]) -> dict[str, float]:
+    """The median second's p50, and the longest of all."""
+    latencies = [window.found.latency for window in windows if window.found.latency]
+    medians = sorted(latency.p50 for latency in latencies)
+    return {
+        "calls": sum(window.found.calls for window in windows),
+        "p50_ms": medians[len(medians) // 2] * 1000 if medians else 0.0,
+        "max_ms": max((latency.max for latency in latencies), default=0.0) * 1000,
+    }
