@@ -179,7 +179,8 @@ class _Draft:
             math.ceil(self.node_cores / (w.node_cores * w.busy)),
         )
         if self.nodes > 1:  # one may be lost
-            self.nodes = max(self.nodes, 1 + math.ceil(self.node_bytes / (w.node_gb * 1e9 * _LOADED_SHARE)))
+            by_memory = self.node_bytes / (w.node_gb * 1e9 * _LOADED_SHARE)
+            self.nodes = max(self.nodes, 1 + math.ceil(max(by_memory, self.node_cores / w.node_cores)))
 
     def _fits_one_process(self) -> bool:
         """Whether Milvus Lite will do: its copy in memory holds the pictures, and one machine bears the peak."""
@@ -253,10 +254,15 @@ class _Draft:
             "measured",
             f"{rate.source} ÷ {rates.CORES} cores",
         )
-        yield Line("import_core_hours", "all of them take", core_hours, "core-h", "calculated", "n ÷ that")
         yield Line(
-            "import_cores", "cores for the time given", cores, "cores", "calculated", f"÷ {w.import_hours:g} hours"
+            "import_core_hours",
+            "all of them take",
+            core_hours,
+            "core-h",
+            "calculated",
+            f"{w.pictures:,} ÷ {rate.value / rates.CORES:.2f}/s ÷ 3,600 s",
         )
+        yield Line("import_cores", "cores for the time given", cores, "cores", "calculated", f"÷ {w.import_hours:g} h")
         if self.index is None:
             yield Line(
                 "import_hours",
@@ -278,7 +284,7 @@ class _Draft:
                 sizes.build_core_hours(self.index, w.pictures, w.dimension),
                 "core-h",
                 "calculated",
-                f"milvus_index.json: {seconds:,.1f} s for {rows:,} on {rates.CORES} cores, in proportion",
+                f"milvus_index.json, build_s: {seconds:,.1f} s · {rates.CORES} cores for {rows:,}, in proportion",
             )
 
     def serving(self) -> Iterator[Line]:
@@ -333,7 +339,7 @@ class _Draft:
             self.servers,
             "",
             "calculated",
-            f"{self.bearing} of {w.server_cores} cores, at most {w.busy:.0%} busy, {spare}",
+            f"{self.cores:.2f} cores ÷ ({w.server_cores} · {w.busy:g}) rounded up: {self.bearing}, {spare}",
         )
         yield Line(
             "server_bytes",
@@ -357,6 +363,7 @@ class _Draft:
     def milvus(self, index: PlannedIndex) -> Iterator[Line]:
         w = self.wishes
         times = rates.INDEX_TIMES[index, w.effort]
+        searched = times.search or "all vectors"
         most = max(times.p50_ms)
         beyond = "" if w.pictures <= most else f", from {most:,} extrapolated"
         recall = times.recall_texts[max(times.recall_texts)]
@@ -366,7 +373,7 @@ class _Draft:
             self.index_ms,
             "ms",
             "calculated",
-            f"of a core, at most: milvus_index.json, p50 with {times.search or 'all vectors'} · cores busy{beyond}",
+            f"of a core, at most: milvus_index.json, p50 with {searched} · cores then busy{beyond}",
         )
         yield Line(
             "recall_texts",
@@ -374,10 +381,15 @@ class _Draft:
             recall,
             "",
             "measured",
-            f"milvus_index.json: {times.search or 'all vectors'} among {max(times.recall_texts):,}",
+            f"milvus_index.json: {searched} among {max(times.recall_texts):,}",
         )
         yield Line(
-            "node_cores", "cores of query nodes", self.node_cores, "cores", "calculated", "that · searches a second"
+            "node_cores",
+            "cores of query nodes",
+            self.node_cores,
+            "cores",
+            "calculated",
+            f"{self.index_ms:,.1f} ms · {w.qps + w.picture_qps:g}/s",
         )
         for other in sizes.PLANNED:
             if other != index:
@@ -400,8 +412,7 @@ class _Draft:
             self.nodes,
             "",
             "calculated",
-            f"of {w.node_cores} cores {w.busy:.0%} busy and {w.node_gb:g} GB {w.full:.0%} full"
-            + (f"; {_LOADED_SHARE:.0%} full when one is lost" if self.nodes > 1 else ""),
+            self._why_nodes(),
         )
         yield Line(
             "search_alone_ms",
@@ -409,8 +420,15 @@ class _Draft:
             self.index_ms / (self.nodes * w.node_cores),
             "ms",
             "calculated",
-            "its core time on all cores of the nodes",
+            f"÷ {self.nodes:,} · {w.node_cores} cores",
         )
+
+    def _why_nodes(self) -> str:
+        w = self.wishes
+        by_cores = f"{self.node_cores:,.0f} cores ÷ ({w.node_cores} · {w.busy:g})"
+        by_memory = f"{self.node_bytes / 1e9:,.1f} GB ÷ ({w.node_gb:g} · {w.full:g})"
+        spare = f"; at most {_LOADED_SHARE:.0%} full and all busy when one is lost" if self.nodes > 1 else ""
+        return f"the larger of {by_cores} and {by_memory}{spare}"
 
     def storage(self) -> Iterator[Line]:
         w = self.wishes
@@ -452,7 +470,7 @@ class _Draft:
             hours * 3_600_000,
             "ms",
             "calculated",
-            f"n ÷ the rate of the import, on one server of {w.server_cores} cores",
+            f"the import's core-hours ÷ {w.server_cores} cores: one server does it",
         )
         yield Line(
             "sweep_pages",
@@ -508,8 +526,8 @@ class _Draft:
             times = sizes.setting("ivf_nlist") // sizes.setting("ivf_nprobe")
             yield f"Searches with a filter look into all clusters of IVF_FLAT: up to {times} times the work by default."
         yield (
-            "Searches that wait go to Milvus up to 32 at a time, which may take less of a core than one at a time, "
-            "from which it is calculated here."
+            "Searches that wait go to Milvus up to 32 in a call, which may take less of a core than one at a time, "
+            "from which it is calculated here; each server has one call of a collection under way at a time."
         )
         yield (
             "Milvus' etcd, message queue, object store, coordinators, proxies, data and index nodes come on top, and "

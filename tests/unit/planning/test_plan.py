@@ -58,11 +58,13 @@ def test_fifty_million_by_hand() -> None:
     assert plan["cost_month"] == pytest.approx(sum(plan[f"cost_{what}"] for what in ("servers", "milvus", "storage")))
 
 
-def test_a_cluster_has_memory_left_when_a_node_is_lost() -> None:
+def test_a_cluster_bears_the_peak_when_a_node_is_lost() -> None:
     wishes = Wishes(30 * MILLION, qps=0.1)
     plan = make_plan(wishes)
     assert plan.runs == "cluster"
     assert plan["node_bytes"] <= (plan["nodes"] - 1) * wishes.node_gb * 1e9 * 0.9
+    busy = make_plan(Wishes(10 * MILLION, qps=20))
+    assert busy["node_cores"] <= (busy["nodes"] - 1) * wishes.node_cores
 
 
 def test_numbers_between_measured_ones_are_called_calculated() -> None:
