@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, asdict, fields
 
 from clipseek_server.planning.plan import Plan, Wishes, make_plan
-from clipseek_server.planning.sizes import PLANNED, parse_count
+from clipseek_server.planning.sizes import PLANNED, parse_count, setting
 
 _DESCRIPTION = """\
 Calculate what a number of pictures and searches takes: what to run, memory, cores, machines, storage, cost. Every
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    resident = setting("resident_max_rows")
     default = {field.name: field.default for field in fields(Wishes) if field.default is not MISSING}
 
     def add(flag: str, name: str, kind: Callable[[str], object], what: str) -> None:
@@ -61,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--index",
         choices=PLANNED,
-        help="of a Milvus server (default: none up to 300,000 pictures if one machine bears the peak, else IVF_FLAT)",
+        help=f"of a Milvus server (default: none, but Milvus Lite and a copy in memory, up to {resident:,} pictures if one "
+        "machine bears the peak; else IVF_FLAT)",
     )
     parser.add_argument(
         "--effort", choices=["default", "fast"], default=default["effort"], help="of searches (default: %(default)s)"

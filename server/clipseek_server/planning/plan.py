@@ -473,12 +473,12 @@ class _Draft:
             f"the import's core-hours ÷ {w.server_cores} cores: one server does it",
         )
         yield Line(
-            "sweep_pages",
-            "a sweep lists the image store in",
-            math.ceil(2 * w.pictures / _LIST_PAGE),
-            "requests",
+            "sweep_keys",
+            "a sweep lists",
+            2 * w.pictures,
+            "keys",
             "calculated",
-            f"2 keys a picture, {_LIST_PAGE:,} a request, each server every --sweep-interval",
+            f"2 a picture, {_LIST_PAGE:,} a request to an object store; each server, every --sweep-interval",
         )
 
     def cost(self) -> Iterator[Line]:

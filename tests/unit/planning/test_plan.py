@@ -52,7 +52,7 @@ def test_fifty_million_by_hand() -> None:
     assert plan["nodes"] == 95
     assert plan.runs == "cluster"
     assert plan["originals_bytes"] == 25e12
-    assert plan["sweep_pages"] == 100_000
+    assert plan["sweep_keys"] == 100 * MILLION
     assert plan["rebuild_ms"] == pytest.approx(plan["import_core_hours"] / 4 * 3_600_000)
     assert plan["cost_milvus"] == pytest.approx(95 * (16 * 0.05 + 64 * 0.005) * 730)
     assert plan["cost_month"] == pytest.approx(sum(plan[f"cost_{what}"] for what in ("servers", "milvus", "storage")))
