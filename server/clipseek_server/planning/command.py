@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--index",
         choices=PLANNED,
-        help=f"of a Milvus server (default: none, but Milvus Lite and a copy in memory, up to {resident:,} pictures if one "
-        "machine bears the peak; else IVF_FLAT)",
+        help=f"of a Milvus server (default: up to {resident:,} pictures none, but Milvus Lite and a copy in memory, if "
+        "one machine bears the peak; else IVF_FLAT)",
     )
     parser.add_argument(
         "--effort", choices=["default", "fast"], default=default["effort"], help="of searches (default: %(default)s)"
