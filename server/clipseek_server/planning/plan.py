@@ -330,7 +330,7 @@ class _Draft:
             self.loop.value,
             "/s",
             "measured",
-            f"{self.loop.source}: one event loop, whatever the cores",
+            f"{self.loop.source}: no model runs, about what one event loop allows",
         )
         spare = "and one to lose" if self.index is not None else "none to lose"
         yield Line(
@@ -339,7 +339,7 @@ class _Draft:
             self.servers,
             "",
             "calculated",
-            f"{self.cores:.2f} cores ÷ ({w.server_cores} · {w.busy:g}) rounded up: {self.bearing}, {spare}",
+            f"{self.cores:.3g} cores ÷ ({w.server_cores} · {w.busy:g}) rounded up: {self.bearing}, {spare}",
         )
         yield Line(
             "server_bytes",

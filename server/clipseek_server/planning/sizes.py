@@ -192,5 +192,5 @@ def quantity(value: float, unit: str) -> str:
 def _digits(value: float) -> str:
     if value == round(value) and value < 1e15:
         return f"{value:,.0f}"
-    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3
     return f"{value:,.{decimals}f}"
