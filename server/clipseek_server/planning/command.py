@@ -95,7 +95,8 @@ def _as_text(wishes: Wishes, plan: Plan) -> Iterator[str]:
         yield ""
         yield title
         for line in lines:
-            yield f"  {line.what:<36} {line.shown:>18}  {line.kind:<10}  {line.why}"
+            number = f"  {line.what:<36} {line.shown:>18}  {line.kind:<10}  "
+            yield from textwrap.wrap(line.why, _WIDTH, initial_indent=number, subsequent_indent=" " * len(number))
     yield ""
     yield "Assumed"
     yield from _wrapped(

@@ -57,7 +57,7 @@ class Wishes:
     effort: Effort = "default"
     metadata_bytes: int = 200
     picture_kb: float = 500.0
-    thumbnail_kb: float = 12.0
+    thumbnail_kb: float = 8.4
     replicas: int = 1
     server_cores: int = 4
     node_cores: int = 16

@@ -41,6 +41,10 @@ def _cpu(value: float, path: str) -> Measured:
     return Measured(value, "cpu.json", path)
 
 
+def _by_size(precision: Precision, name: str, values: dict[int, float]) -> dict[int, Measured]:
+    return {rows: _cpu(value, f"scale/sizes/{precision}/{rows}/{name}") for rows, value in values.items()}
+
+
 IMPORTED: dict[Precision, Measured] = {
     "fp32": _cpu(14.57, "engine/fp32/import/rate"),
     "int8": _cpu(34.23, "engine/int8/import/rate"),
@@ -62,21 +66,15 @@ PICTURES_EMBEDDED: dict[Precision, Measured] = {
 SEARCHED_ROWS = 10_000
 
 KNOWN_TEXTS: dict[Precision, dict[int, Measured]] = {
-    precision: {rows: _cpu(rate, f"scale/sizes/{precision}/{rows}/cached_rate") for rows, rate in rates.items()}
-    for precision, rates in {
-        "fp32": {1_000: 1260.0, 10_000: 1012.0, 100_000: 558.5, 300_000: 355.4},
-        "int8": {1_000: 1208.0, 10_000: 941.0, 100_000: 637.5, 300_000: 347.1},
-    }.items()
+    "fp32": _by_size("fp32", "cached_rate", {1_000: 1260.0, 10_000: 1012.0, 100_000: 558.5, 300_000: 355.4}),
+    "int8": _by_size("int8", "cached_rate", {1_000: 1208.0, 10_000: 941.0, 100_000: 637.5, 300_000: 347.1}),
 }
 """Searches a second by one known text, 16 callers, by pictures in memory: no model runs, so this is what one event loop
 and the scan allow."""
 
 PROCESS_MB: dict[Precision, dict[int, Measured]] = {
-    precision: {rows: _cpu(size, f"scale/sizes/{precision}/{rows}/rss_mb_at_start") for rows, size in sizes.items()}
-    for precision, sizes in {
-        "fp32": {1_000: 1146.0, 10_000: 1288.0, 100_000: 1708.0, 300_000: 3015.0},
-        "int8": {1_000: 780.5, 10_000: 933.2, 100_000: 1346.0, 300_000: 2663.0},
-    }.items()
+    "fp32": _by_size("fp32", "rss_mb_at_start", {1_000: 1146.0, 10_000: 1288.0, 100_000: 1708.0, 300_000: 3015.0}),
+    "int8": _by_size("int8", "rss_mb_at_start", {1_000: 780.5, 10_000: 933.2, 100_000: 1346.0, 300_000: 2663.0}),
 }
 """Memory of the server's process once it has started, by pictures in memory; searches made it grow no larger."""
 

@@ -232,5 +232,5 @@ def test_thumbnails_are_taken_to_be_as_large_as_those_of_the_measured_pictures(t
     for path in tmp_path.iterdir():
         with Image.open(path) as picture:
             lengths.append(len(make_thumbnail(picture.convert("RGB"))))
-    assert Wishes(1).thumbnail_kb * 1000 == pytest.approx(sum(lengths) / len(lengths), rel=0.2)
+    assert Wishes(1).thumbnail_kb * 1000 == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
     assert Wishes(1).picture_kb * 1000 == BYTES
