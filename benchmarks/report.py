@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.scaling import scaling_tables
 from benchmarks.tables import Results, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ PUBLISHED = tuple(
     )
 )
 PAGE = ROOT / "docs" / "performance.md"
-PAGES = (PAGE, ROOT / "docs" / "load-testing.md")
+PAGES = (PAGE, ROOT / "docs" / "load-testing.md", ROOT / "docs" / "scaling.md")
 
 
 def read_results(paths: Iterable[Path]) -> Results:
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     options = parser.parse_args()
     results = read_results(options.results)
-    made = tables(results)
+    made = tables(results) | scaling_tables()
     for page in [PAGE] if options.output else PAGES:
         text = page.read_text(encoding="utf-8")
         fresh = with_tables(text, made)

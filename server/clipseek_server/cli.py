@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
 from clipseek_server.config import Settings, load_settings, settings_as_toml
@@ -26,6 +24,7 @@ The clipseek server: embeds pictures and sentences with CLIP and finds the neare
   clipseek-server serve --help                          every setting
   clipseek-server config                                print the effective settings as TOML
   clipseek-server health                                exit with 0 if a server is serving
+  clipseek-server plan --pictures 50M --qps 200         what so many pictures and searches take; plan --help says more
 
 Every setting can be a flag (--data-dir), an environment variable (CLIPSEEK_DATA_DIR) or a line in the TOML file that
 --config (or CLIPSEEK_CONFIG) names; the first that is given wins."""
@@ -37,9 +36,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="clipseek-server", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=version("clipseek"))
-    parser.add_argument("command", choices=["serve", "config", "health"], help="what to do")
+    parser.add_argument("command", choices=["serve", "config", "health", "plan"], help="what to do")
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = parser.parse_args(arguments[:1])
+    if known.command == "plan":
+        _plan(arguments[1:])
+        return
     try:
         settings = load_settings(arguments[1:], program=f"clipseek-server {known.command}")
     except (ValidationError, StartupError) as error:
@@ -64,7 +66,16 @@ def _config(settings: Settings) -> None:
     sys.stdout.write(settings_as_toml(settings))
 
 
+def _plan(arguments: Sequence[str]) -> None:
+    from clipseek_server.planning.command import main as plan
+
+    plan(arguments)
+
+
 def _health(settings: Settings) -> None:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
     if settings.tls_certificate and not settings.health_listen:
         _fail("with --tls-certificate, health is asked at --health-listen: set it too", USAGE_ERROR)
     listen = settings.health_listen or settings.listen

@@ -12,6 +12,7 @@ from benchmarks.machine import Theft
 from benchmarks.pictures import BYTES, SIZE, make_pictures
 from benchmarks.report import PAGES, PUBLISHED, read_results, with_tables
 from benchmarks.rows import vectors
+from benchmarks.scaling import scaling_tables
 from benchmarks.tables import tables
 
 
@@ -60,7 +61,7 @@ def test_tables_are_written_between_their_marks() -> None:
 
 
 def test_the_pages_have_a_place_for_every_table() -> None:
-    made = tables(read_results(PUBLISHED))
+    made = tables(read_results(PUBLISHED)) | scaling_tables()
     text = "".join(page.read_text() for page in PAGES)
     assert all(f"<!-- table {name} -->" in text for name in made)
     assert text.count("<!-- table ") == text.count("<!-- /table -->")

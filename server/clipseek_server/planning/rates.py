@@ -1,0 +1,138 @@
+"""What was measured, as ``benchmarks/results/*.json`` has it: a test compares each number with its file."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "int8"]
+Effort = Literal["default", "fast"]
+PlannedIndex = Literal["FLAT", "IVF_FLAT", "HNSW"]
+
+CORES = 2
+"""Of each machine that was measured: rates and times are those of all of them."""
+
+MEASURED_DIMENSION = 512
+"""Of the vectors that were measured."""
+
+METADATA_BYTES = 40
+"""Of a row that was measured, about, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number and where it is.
+
+    Attributes:
+        value: To four digits, in the file's unit.
+        file: Below ``benchmarks/results``.
+        path: Keys in it, separated by ``/``.
+    """
+
+    value: float
+    file: str
+    path: str
+
+    @property
+    def source(self) -> str:
+        """For people."""
+        return f"{self.file}: {self.path}"
+
+
+def _cpu(value: float, path: str) -> Measured:
+    return Measured(value, "cpu.json", path)
+
+
+def _by_size(precision: Precision, name: str, values: dict[int, float]) -> dict[int, Measured]:
+    return {rows: _cpu(value, f"scale/sizes/{precision}/{rows}/{name}") for rows, value in values.items()}
+
+
+IMPORTED: dict[Precision, Measured] = {
+    "fp32": _cpu(14.57, "engine/fp32/import/rate"),
+    "int8": _cpu(34.23, "engine/int8/import/rate"),
+}
+"""Pictures a second of a bulk import from disk: decoding, thumbnail, embedding, storing, indexing."""
+
+TEXT_SEARCHES: dict[Precision, Measured] = {
+    "fp32": _cpu(149.3, "peers/search_text/clipseek fp32/rate"),
+    "int8": _cpu(321.3, "peers/search_text/clipseek int8/rate"),
+}
+"""Searches a second by new texts, 16 callers, ``SEARCHED_ROWS`` pictures in memory."""
+
+PICTURES_EMBEDDED: dict[Precision, Measured] = {
+    "fp32": _cpu(17.78, "peers/embed_image/clipseek fp32/rate"),
+    "int8": _cpu(44.44, "peers/embed_image/clipseek int8/rate"),
+}
+"""Pictures a second through gRPC, 16 callers."""
+
+SEARCHED_ROWS = 10_000
+
+KNOWN_TEXTS: dict[Precision, dict[int, Measured]] = {
+    "fp32": _by_size("fp32", "cached_rate", {1_000: 1260.0, 10_000: 1012.0, 100_000: 558.5, 300_000: 355.4}),
+    "int8": _by_size("int8", "cached_rate", {1_000: 1208.0, 10_000: 941.0, 100_000: 637.5, 300_000: 347.1}),
+}
+"""Searches a second by one known text, 16 callers, by pictures in memory: no model runs, so this is what one event loop
+and the scan allow."""
+
+PROCESS_MB: dict[Precision, dict[int, Measured]] = {
+    "fp32": _by_size("fp32", "rss_mb_at_start", {1_000: 1146.0, 10_000: 1288.0, 100_000: 1708.0, 300_000: 3015.0}),
+    "int8": _by_size("int8", "rss_mb_at_start", {1_000: 780.5, 10_000: 933.2, 100_000: 1346.0, 300_000: 2663.0}),
+}
+"""Memory of the server's process once it has started, by pictures in memory; searches made it grow no larger."""
+
+RESIDENT_BYTES: dict[int, float] = {100_000: 4270.0, 300_000: 3823.0}
+"""Of a picture in the copy in memory, by pictures, the larger of both kinds of vectors; ``resident.json``'s
+``bytes_per_row``. Of fewer, what is loaded once for all of them counts for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexTimes:
+    """One index of a Milvus server with one setting of its search, in ``milvus_index.json``.
+
+    Attributes:
+        index: As it is named there.
+        search: As it is named there.
+        p50_ms: By rows: milliseconds of one caller's search without a filter.
+        recall_texts: By rows: the share of a text's ten nearest that it found.
+    """
+
+    index: str
+    search: str
+    p50_ms: dict[int, float]
+    recall_texts: dict[int, float]
+
+
+_IVF, _HNSW = "IVF_FLAT nlist=1024", "HNSW M=32 efConstruction=300"
+_FLAT_TIMES = IndexTimes(
+    "FLAT", "", {10_000: 7.326, 100_000: 36.69, 1_000_000: 340.2}, {10_000: 1.0, 100_000: 1.0, 1_000_000: 1.0}
+)
+
+INDEX_TIMES: dict[tuple[PlannedIndex, Effort], IndexTimes] = {
+    ("FLAT", "default"): _FLAT_TIMES,
+    ("FLAT", "fast"): _FLAT_TIMES,
+    ("IVF_FLAT", "default"): IndexTimes(
+        _IVF,
+        "nprobe=256",
+        {10_000: 6.768, 100_000: 11.29, 1_000_000: 52.90},
+        {10_000: 1.0, 100_000: 0.991, 1_000_000: 0.9935},
+    ),
+    ("IVF_FLAT", "fast"): IndexTimes(
+        _IVF,
+        "nprobe=64",
+        {10_000: 4.799, 100_000: 6.468, 1_000_000: 20.24},
+        {10_000: 0.977, 100_000: 0.8875, 1_000_000: 0.903},
+    ),
+    ("HNSW", "default"): IndexTimes(_HNSW, "ef=1024", {10_000: 6.859, 100_000: 12.40}, {10_000: 1.0, 100_000: 0.9775}),
+    ("HNSW", "fast"): IndexTimes(_HNSW, "ef=256", {10_000: 5.128, 100_000: 7.987}, {10_000: 0.9935, 100_000: 0.9025}),
+}
+"""What the settings' defaults do, and a quarter of them, which is effort FAST."""
+
+SEGMENTS: dict[int, int] = {10_000: 1, 100_000: 1, 1_000_000: 4}
+"""By rows: how many segments Milvus had, each with an index of its own."""
+
+SEGMENT_ROWS = 250_000
+
+BUILD_SECONDS: dict[PlannedIndex, tuple[int, float]] = {
+    "FLAT": (1_000_000, 0.06660),
+    "IVF_FLAT": (1_000_000, 1207.0),
+    "HNSW": (100_000, 141.9),
+}
+"""Rows, the most that were measured, and the seconds in which their index was built on all cores."""

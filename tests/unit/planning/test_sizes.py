@@ -1,0 +1,236 @@
+"""The arithmetic of ``clipseek-server plan``, and that its rates are those of the published results."""
+
+import json
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from benchmarks.pictures import BYTES, make_pictures
+from clipseek_server.images.thumbnails import make_thumbnail
+from clipseek_server.planning import rates, sizes
+from clipseek_server.planning.plan import Wishes
+from clipseek_server.planning.sizes import (
+    NOT_MADE,
+    PLANNED,
+    build_core_hours,
+    import_core_ms,
+    index_bytes,
+    index_core_ms,
+    parse_count,
+    process_bytes,
+    quantity,
+    record_bytes,
+    scan_core_ms,
+    text_core_ms,
+)
+
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
+ROUNDING = 5e-4
+"""Rates are kept to four digits."""
+
+PICTURES = st.integers(1, 2_000_000_000)
+INDEXES = st.sampled_from(PLANNED)
+EFFORTS = st.sampled_from(["default", "fast"])
+PRECISIONS = st.sampled_from(["fp32", "int8"])
+
+
+def results(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / file).read_text())
+    return found
+
+
+def every_measured() -> list[rates.Measured]:
+    found = [*rates.IMPORTED.values(), *rates.TEXT_SEARCHES.values(), *rates.PICTURES_EMBEDDED.values()]
+    for by_precision in (rates.KNOWN_TEXTS, rates.PROCESS_MB):
+        found += [measured for by_rows in by_precision.values() for measured in by_rows.values()]
+    return found
+
+
+@pytest.mark.parametrize("measured", every_measured(), ids=lambda measured: measured.path)
+def test_every_rate_is_the_published_one(measured: rates.Measured) -> None:
+    published = reduce(lambda tree, key: tree[key], measured.path.split("/"), results(measured.file))
+    assert measured.value == pytest.approx(published, rel=ROUNDING)
+
+
+def test_searches_never_made_the_process_larger_than_at_its_start() -> None:
+    for by_rows in results("cpu.json")["scale"]["sizes"].values():
+        assert all(size["rss_mb"] < size["rss_mb_at_start"] for size in by_rows.values())
+
+
+def test_times_and_recalls_of_indexes_are_the_published_ones() -> None:
+    published = {
+        (each["index"], each["search"], each["rows"]): each
+        for each in results("milvus_index.json")["milvus_index"]["searches"]
+    }
+    compared = set()
+    for times in rates.INDEX_TIMES.values():
+        assert times.p50_ms.keys() == times.recall_texts.keys()
+        for rows, milliseconds in times.p50_ms.items():
+            each = published[times.index, times.search, rows]
+            assert milliseconds == pytest.approx(each["p50"], rel=ROUNDING)
+            assert times.recall_texts[rows] == pytest.approx(each["recall_texts"], rel=ROUNDING)
+            assert rates.SEGMENTS[rows] == each["segments"]
+            compared.add((times.index, times.search, rows))
+    # Whatever is published of these settings is used.
+    settings = {(times.index, times.search) for times in rates.INDEX_TIMES.values()}
+    assert compared == {key for key in published if key[:2] in settings}
+
+
+def test_times_to_build_are_the_published_ones_of_the_most_rows() -> None:
+    published = results("milvus_index.json")["milvus_index"]["searches"]
+    for index, (rows, seconds) in rates.BUILD_SECONDS.items():
+        name = rates.INDEX_TIMES[index, "default"].index
+        found = {each["rows"]: each["build_s"] for each in published if each["index"] == name}
+        assert rows == max(found)
+        assert seconds == pytest.approx(found[rows], rel=1e-3)
+
+
+def test_the_copy_in_memory_is_the_larger_of_the_published_kinds() -> None:
+    copies = results("resident.json")["resident"]["copies"]
+    for rows, size in rates.RESIDENT_BYTES.items():
+        assert size == pytest.approx(max(c["bytes_per_row"] for c in copies if c["rows"] == rows), rel=ROUNDING)
+
+
+def test_the_machines_had_so_many_cores() -> None:
+    machines = (
+        results("cpu.json")["machine"],
+        results("resident.json")["resident"]["machine"],
+        results("milvus_index.json")["milvus_index"]["machine"],
+    )
+    assert {machine["cores_used"] for machine in machines} == {rates.CORES}
+
+
+def test_the_indexes_were_measured_with_the_settings_defaults() -> None:
+    nlist, nprobe = sizes.setting("ivf_nlist"), sizes.setting("ivf_nprobe")
+    links, construction, ef = (sizes.setting(f"hnsw_{name}") for name in ("m", "ef_construction", "ef"))
+    times = rates.INDEX_TIMES
+    assert times["IVF_FLAT", "default"].index == f"IVF_FLAT nlist={nlist}"
+    assert times["HNSW", "default"].index == f"HNSW M={links} efConstruction={construction}"
+    assert [times["IVF_FLAT", effort].search for effort in ("default", "fast")] == [
+        f"nprobe={nprobe}",
+        f"nprobe={nprobe // 4}",
+    ]
+    assert [times["HNSW", effort].search for effort in ("default", "fast")] == [f"ef={ef}", f"ef={ef // 4}"]
+
+
+def test_known_values() -> None:
+    million = 1_000_000
+    assert index_bytes("FLAT", million, 512) == 2_048_000_000
+    # Four segments of 1,024 centres each, and eight bytes beside each vector.
+    assert index_bytes("IVF_FLAT", million, 512) == 2_048_000_000 + 8_000_000 + 4 * 1024 * 2048
+    assert index_bytes("HNSW", million, 512) == 2_048_000_000 + 64 * 4 * million
+    assert index_bytes("IVF_SQ8", million, 512) == 512_000_000 + 8_000_000 + 4 * 1024 * 2048
+    assert index_bytes("DISKANN", million, 512) == 256_000_000
+    assert record_bytes(0) == 64 + 64 + (32 + 1 + 64 + 1 + 64 + 1 + 16) + 10 + 40
+    assert import_core_ms("fp32") == pytest.approx(2000 / 14.57)
+    assert text_core_ms("int8") == pytest.approx(2000 / 321.3)
+    # Four segments on two cores.
+    assert index_core_ms("IVF_FLAT", "default", million, 512) == pytest.approx(2 * 52.90)
+    assert index_core_ms("IVF_FLAT", "default", 50 * million, 512) == pytest.approx(50 * 2 * 52.90)
+    assert index_core_ms("HNSW", "default", million, 512) == pytest.approx(4 * 12.40)
+    assert build_core_hours("IVF_FLAT", 3 * million, 512) == pytest.approx(3 * 2 * 1207 / 3600)
+
+
+def test_few_rows_have_few_clusters() -> None:
+    assert index_bytes("IVF_FLAT", 390, 512) == 390 * (2048 + 8) + 10 * 2048
+
+
+def test_measured_sizes_are_given_as_they_were_measured() -> None:
+    for precision, by_rows in rates.PROCESS_MB.items():
+        for rows, measured in by_rows.items():
+            assert process_bytes(rows, precision) == measured.value * 1e6
+    assert scan_core_ms(10_000, "fp32", 512) == 0
+    assert scan_core_ms(300_000, "fp32", 512) == pytest.approx(2000 / 355.4 - 2000 / 1012)
+    assert scan_core_ms(200_000, "fp32", 512) == pytest.approx((2000 / 558.5 + 2000 / 355.4) / 2 - 2000 / 1012)
+
+
+@given(PICTURES, PICTURES, st.integers(1, 4096))
+def test_more_pictures_never_need_less_memory(one: int, other: int, dimension: int) -> None:
+    few, many = sorted((one, other))
+    for index in (*PLANNED, *NOT_MADE):
+        assert index_bytes(index, few, dimension) <= index_bytes(index, many, dimension)
+
+
+@given(PICTURES, PICTURES, PRECISIONS)
+def test_more_pictures_never_make_a_process_smaller(one: int, other: int, precision: rates.Precision) -> None:
+    few, many = sorted((one, other))
+    assert process_bytes(few, precision) <= process_bytes(many, precision)
+    assert sizes.resident_bytes(few) <= sizes.resident_bytes(many)
+
+
+@given(PICTURES, PICTURES, INDEXES, EFFORTS)
+def test_more_pictures_are_never_searched_in_less_time(
+    one: int, other: int, index: rates.PlannedIndex, effort: rates.Effort
+) -> None:
+    few, many = sorted((one, other))
+    assert index_core_ms(index, effort, few, 512) <= index_core_ms(index, effort, many, 512)
+    assert scan_core_ms(few, "int8", 512) <= scan_core_ms(many, "int8", 512)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("10k", 10_000),
+        ("50M", 50_000_000),
+        ("1B", 1_000_000_000),
+        ("1.5m", 1_500_000),
+        ("300,000", 300_000),
+        ("1_000", 1000),
+        (" 7 ", 7),
+        ("1000B", 10**12),
+    ],
+)
+def test_counts_as_people_write_them(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "k", "ten", "-5", "1e6", "10kk", "0", "0.4", "1001B", "nan", "inf", "1.2.3M", "٣k", "10 k 3", "."]
+)
+def test_nonsense_is_no_count(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no number of pictures|is out of range"):
+        parse_count(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_count_or_refused(text: str) -> None:
+    try:
+        count = parse_count(text)
+    except ValueError:
+        return
+    assert 1 <= count <= 10**12
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0, "bytes", "0 bytes"),
+        (999, "bytes", "999 B"),
+        (2_048_000_000, "bytes", "2.05 GB"),
+        (12e12, "bytes", "12 TB"),
+        (13.396, "ms", "13.4 ms"),
+        (105_800, "ms", "106 s"),
+        (7_200_000, "ms", "2 h"),
+        (86_400_000, "ms", "1 days"),
+        (0.9935, "", "0.994"),
+        (0.0194, "", "0.019"),
+        (1057.96, "cores", "1,058 cores"),
+    ],
+)
+def test_quantities_have_three_digits(value: float, unit: str, shown: str) -> None:
+    assert quantity(value, unit) == shown
+
+
+def test_thumbnails_are_taken_to_be_as_large_as_those_of_the_measured_pictures(tmp_path: Path) -> None:
+    make_pictures(tmp_path)
+    lengths = []
+    for path in tmp_path.iterdir():
+        with Image.open(path) as picture:
+            lengths.append(len(make_thumbnail(picture.convert("RGB"))))
+    assert Wishes(1).thumbnail_kb * 1000 == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
+    assert Wishes(1).picture_kb * 1000 == BYTES

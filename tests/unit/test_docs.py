@@ -1,0 +1,85 @@
+"""What the pages point to is there: files, sections of other pages, modules, commands."""
+
+import re
+import shlex
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from clipseek_server.cli import main
+from clipseek_server.planning.plan import Wishes, make_plan
+from clipseek_server.planning.sizes import record_bytes, segments
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SERVER = ROOT / "server" / "clipseek_server"
+
+
+def anchors(page: Path) -> set[str]:
+    """The sections of a page, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    broken = []
+    for link in links:
+        name, _, section = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (section and section not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    named = set(re.findall(r"`([\w/]+\.(?:py|proto|toml|lark))`", (ROOT / "docs" / "architecture.md").read_text()))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (SERVER / name).is_file() and not (ROOT / name).is_file()] == []
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    picture = "".join(ElementTree.parse(ROOT / "docs" / "architecture.svg").getroot().itertext())
+    for room in (path.parent.name for path in SERVER.glob("*/__init__.py")):
+        assert f"`{room}/" in text
+        assert room in picture or room == "planning", room
+
+
+def test_the_picture_brings_nothing_from_elsewhere() -> None:
+    text = (ROOT / "docs" / "architecture.svg").read_text()
+    assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_plans_that_scaling_names_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    commands = re.findall(r"clipseek-server plan (--pictures [^`\n]+)", text)
+    assert len(commands) >= 2
+    for command in commands:
+        main(["plan", *shlex.split(command)])
+        assert "Cost" in capsys.readouterr().out
+    for flag in re.findall(r"`(--(?!providers|milvus|resident|index-type|sweep)[a-z-]+)", text):
+        with pytest.raises(SystemExit):
+            main(["plan", "--help"])
+        assert flag in capsys.readouterr().out
+
+
+def test_the_billion_in_words_is_the_one_of_the_tables() -> None:
+    text = " ".join((ROOT / "docs" / "scaling.md").read_text().split())
+    fp32, int8 = (make_plan(Wishes(10**9, qps=20, precision=precision)) for precision in ("fp32", "int8"))
+    said = (
+        f"{fp32['vectors_flat_bytes'] / 1e12:.0f} TB of vectors",
+        f"{fp32['node_bytes'] / 1e12:.1f} TB of memory with the records",
+        f"{round(fp32['import_core_hours'], -3):,.0f} core-hours of embedding at fp32",
+        f"or {round(int8['import_core_hours'], -3):,.0f} at int8",
+        f"{segments(10**9):,} segments",
+        f"{fp32['index_core_ms'] / 1000:.0f} seconds of a core for every question",
+        f"{fp32['nodes']:.0f} machines of 16 cores for 20 of them a second",
+        f"{fp32['sweep_keys'] // 1000 // 10**6:.0f} million requests".replace("2 ", "two "),
+        f"{record_bytes(0)} bytes each",
+    )
+    assert [words for words in said if words not in text] == []
+    assert fp32["rebuild_ms"] > 365 * 86_400_000
