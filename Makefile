@@ -52,7 +52,7 @@ bench: install ## Measure on this machine, which must have nothing else to do; t
 	$(BIN)/python -m benchmarks.report build/bench/short.json --output build/bench/performance.md --plots build/bench
 
 .PHONY: bench-full
-bench-full: install ## Measure all that docs/performance.md says; takes hours
+bench-full: install ## The same for longer, with int8, 300,000 pictures and a Milvus server; takes hours
 	$(BIN)/python -m benchmarks full
 	$(BIN)/python -m benchmarks.report build/bench/full.json --output build/bench/performance.md --plots build/bench
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.scaling import scaling_tables
-from benchmarks.tables import Results, tables
+from benchmarks.tables import ALL, Results, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = tuple(
@@ -23,6 +23,7 @@ PUBLISHED = tuple(
         "settings",
     )
 )
+NOT_MEASURED = "Not measured in this run.\n"
 PAGE = ROOT / "docs" / "performance.md"
 PAGES = (PAGE, ROOT / "docs" / "load-testing.md", ROOT / "docs" / "scaling.md")
 
@@ -58,7 +59,8 @@ def main() -> None:
     made = tables(results) | scaling_tables()
     for page in [PAGE] if options.output else PAGES:
         text = page.read_text(encoding="utf-8")
-        fresh = with_tables(text, made)
+        # On a page of its own a run must not show what another one found.
+        fresh = with_tables(text, dict.fromkeys(ALL, NOT_MEASURED) | made if options.output else made)
         if not options.check:
             (options.output or page).write_text(fresh, encoding="utf-8")
         elif fresh != text:

@@ -44,10 +44,10 @@ def _machine(results: Results) -> Iterable[str]:
     yield f"{machine['memory_gib']} GiB, {machine['gpu'] or 'no GPU'}; {machine['file_system']}; "
     yield f"{machine['system']}, Python {machine['python']}; {packages}."
     yield ""
-    yield from _head(["section", "profile", "measured (UTC)", "took s", "CPU time that other machines took"])
+    yield from _head(["section", "profile", "measured (UTC)", "took s", "CPU time that other machines took", "commit"])
     for name, run in results["runs"].items():
         stolen = f"{run['stolen']:.0%}" if "stolen" in run else ""
-        yield _row([name, run["profile"], run["at"], _number(run["seconds"]), stolen])
+        yield _row([name, run["profile"], run["at"], _number(run["seconds"]), stolen, run.get("commit", "")])
 
 
 def _limit(results: Results) -> Iterable[str]:
@@ -95,6 +95,9 @@ def _engine(results: Results) -> Iterable[str]:
         ("… load generator's CPU a picture, core-ms", lambda e: e["grpc"]["generator_cpu_ms"]),
         ("bulk import from disk, /s", lambda e: e["import"]["rate"]),
         ("… share of what is possible", lambda e: e["import"]["share_of_limit"]),
+        ("… server's CPU a picture, core-ms", lambda e: e["import"]["server_cpu_ms"]),
+        ("… decoding with its thumbnail alone, core-ms", lambda e: e["import"]["decode_core_ms"]),
+        ("… load generator's CPU a picture, core-ms", lambda e: e["import"]["generator_cpu_ms"]),
         ("start to SERVING, s", lambda e: e["start_seconds"]),
     )
     for name, take in rows:
@@ -413,3 +416,7 @@ def _number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+ALL = tuple(_TABLES)
+"""The names of all tables."""

@@ -235,7 +235,7 @@ class Batcher(Generic[Item, Result]):
         oldest = min(queue[0].since for queue in (self._interactive, self._bulk) if queue)
         with suppress(TimeoutError):
             async with asyncio.timeout(oldest + self._delay - telemetry.now()):
-                while self.waiting < self._max_batch and not self._closed:
+                while max(len(self._interactive), len(self._bulk)) < self._max_batch and not self._closed:
                     self._full.clear()
                     await self._full.wait()
 

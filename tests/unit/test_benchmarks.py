@@ -1,4 +1,4 @@
-"""What the benchmarks make of their results. That they measure is seen by running ``python -m benchmarks smoke``."""
+"""What the benchmarks make of their results. That they measure, only running them shows."""
 
 import io
 
