@@ -198,18 +198,18 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
 
 
 def _query(
-    text: str,
+    text: str | None,
     picture: QueryPicture | None,
     text_weight: float,
     picture_weight: float,
-    collection: str,
+    collection: str | None,
     top_k: float,
     min_score: float | None,
-    where: str,
+    where: str | None,
 ) -> Query:
-    return Query(
-        text.strip(), picture, text_weight, picture_weight, _name(collection), int(top_k), min_score, where.strip()
-    )
+    """What the fields of the page hold; Gradio has ``None`` for those that were never touched."""
+    text, where = (text or "").strip(), (where or "").strip()
+    return Query(text, picture, text_weight, picture_weight, _name(collection), int(top_k), min_score, where)
 
 
 def _name(collection: str | None) -> str:
