@@ -132,7 +132,7 @@ def use(page: Page, shot: Shot) -> None:
         expect(scores).to_have_count(len(PICTURES))
     if shot.options:
         page.get_by_role("button", name=words.options).click()
-        expect(page.get_by_label(words.min_score)).to_be_visible()
+        expect(page.get_by_label(words.filter)).to_be_visible()
     if shot.details:
         page.get_by_role("button", name=words.show.format(name=shot.details)).click()
         expect(page.get_by_role("dialog").get_by_role("img")).to_have_js_property("complete", value=True)

@@ -41,7 +41,8 @@ def ui(
     try:
         listener = bind(host, port)
     except OSError as error:
-        raise OSError(f"{listen}: {error.strerror}; choose another address with --listen HOST:PORT") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(f"{listen}: {why}; choose another address with --listen HOST:PORT") from error
     url = f"http://{listen.rpartition(':')[0]}:{listener.getsockname()[1]}/"
 
     def ready() -> None:

@@ -19,6 +19,9 @@ _TOP_K = 12
 _LARGEST_TOP_K = 60
 """Until the server has said what it gives."""
 
+_ANY_SCORE = -1
+"""No cosine is lower."""
+
 _KEPT_SECONDS = 24 * 60 * 60
 """How long a picture that somebody searches with is kept at most; also removed when the page's program ends."""
 
@@ -73,8 +76,14 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
                         top_k = gr.Slider(
                             1, _LARGEST_TOP_K, _TOP_K, step=1, label=words.top_k, info=words.top_k_hint, min_width=240
                         )
-                        min_score = gr.Number(
-                            None, label=words.min_score, info=words.min_score_hint, step=0.01, min_width=240
+                        min_score = gr.Slider(
+                            _ANY_SCORE,
+                            1,
+                            _ANY_SCORE,
+                            step=0.01,
+                            label=words.min_score,
+                            info=words.min_score_hint,
+                            min_width=240,
                         )
                         where = gr.Textbox(
                             label=words.filter, info=words.filter_hint, max_lines=1, min_width=240, elem_id="filter"
@@ -204,12 +213,13 @@ def _query(
     picture_weight: float,
     collection: str | None,
     top_k: float,
-    min_score: float | None,
+    min_score: float,
     where: str | None,
 ) -> Query:
     """What the fields of the page hold; Gradio has ``None`` for those that were never touched."""
     text, where = (text or "").strip(), (where or "").strip()
-    return Query(text, picture, text_weight, picture_weight, _name(collection), int(top_k), min_score, where)
+    least = min_score if min_score > _ANY_SCORE else None
+    return Query(text, picture, text_weight, picture_weight, _name(collection), int(top_k), least, where)
 
 
 def _name(collection: str | None) -> str:

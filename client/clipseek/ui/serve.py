@@ -1,5 +1,6 @@
 """Serving the page: its address, its folder for what browsers send, its end."""
 
+import logging
 import os
 import signal
 import socket
@@ -42,8 +43,16 @@ def serve(client: Client, listener: socket.socket, *, collection: str, ready: Ca
         app = make_app(client, Path(folder), collection)
         # Browsers keep a connection open, which must not delay the end.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+
+        class Server(uvicorn.Server):
+            """Says nothing of the browsers that are still connected when it ends."""
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+                await super().shutdown(sockets)
+
         ready()
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
 
 
 def _end_in_order() -> None:
