@@ -18,6 +18,14 @@ from clipseek.ui.words import LANGUAGES, preferred
 
 _STYLE = Path(__file__).with_name("style.css")
 
+# Gradio writes the browser's language there, which may be one that the page does not speak.
+_LANGUAGE = """
+const root = document.documentElement, language = "%s";
+const keep = () => { if (root.lang !== language) root.lang = language; };
+new MutationObserver(keep).observe(root, { attributes: true, attributeFilter: ["lang"] });
+keep();
+"""
+
 # Whatever Gradio or a picture's name might hold, the browser fetches nothing from elsewhere. Gradio's own scripts need
 # "unsafe-inline" and "unsafe-eval".
 _POLICY = (
@@ -53,7 +61,7 @@ def make_app(client: Client, folder: Path, collection: str = "") -> FastAPI:
             path=path,
             theme=theme(),
             css_paths=_STYLE,
-            head=f'<script>document.documentElement.lang = "{words.language}";</script>',
+            head=f"<script>{_LANGUAGE % words.language}</script>",
             footer_links=[],
             run_history=False,
             show_error=False,

@@ -29,10 +29,11 @@ _KEPT_SECONDS = 24 * 60 * 60
 def build(actions: Actions, collection: str) -> gr.Blocks:
     """The page in the language of its actions; ``collection`` is the one to begin with, or empty."""
     words = actions.words
-    # Events of a page that is closed early would otherwise be named and offered as an API.
+    # What a click does is no API to be listed and called by programs.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-    with gr.Blocks(title="clipseek", analytics_enabled=False, delete_cache=(3600, _KEPT_SECONDS)) as page:
+    page = gr.Blocks(title="clipseek", analytics_enabled=False, delete_cache=(3600, _KEPT_SECONDS))
+    with page:
         shown = gr.State(None)  # the query that the gallery answers
         picture = gr.State(None)
 
