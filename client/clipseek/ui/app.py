@@ -45,7 +45,7 @@ def make_app(client: Client, folder: Path, collection: str = "") -> FastAPI:
     app = FastAPI(title="clipseek", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_Headers)
 
-    @app.get("/")
+    @app.api_route("/", methods=["GET", "HEAD"])
     def choose(request: Request) -> Response:
         # Relative, so that it holds behind a reverse proxy as well.
         language = preferred(request.headers.get("accept-language", "")).language
