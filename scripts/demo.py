@@ -235,13 +235,14 @@ def write_gallery(path: Path, answers: Sequence[tuple[Query, SearchResult]], sub
 def stay(server: "subprocess.Popen[bytes]", listen: str, page: str) -> None:
     """Serve until Ctrl-C, with the page beside it if that can be."""
     try:
-        console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
-        for line in (
-            f'clipseek search --server {listen} "a cat"',
-            f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
-        ):
-            console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
+        # Started before the word is out: Ctrl-C in the midst of a fork would be lost.
         with showing(listen, page):
+            console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
+            for line in (
+                f'clipseek search --server {listen} "a cat"',
+                f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
+            ):
+                console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopping.")
