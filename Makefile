@@ -16,11 +16,12 @@ PICTURES ?=
 # The shell takes it from there, whatever characters are in it.
 export PICTURES
 LISTEN ?= 127.0.0.1:50051
+PAGE ?= 127.0.0.1:7860
 PYTEST_ARGS ?=
 # More processes than four would need more memory than they save time.
 TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 4 ? 4 : n )))
 
-DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) $(if $(PICTURES),--pictures "$$PICTURES")
+DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) --page $(PAGE) $(if $(PICTURES),--pictures "$$PICTURES")
 
 ##@ Use
 .PHONY: help
@@ -28,10 +29,10 @@ help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: PICTURES=folder and LISTEN=host:port for run and demo, PYTEST_ARGS for test,\n  PYTHON for the interpreter (3.11 or newer).\n'
+	@printf '\nVariables: PICTURES=folder, LISTEN=host:port and PAGE=host:port for run and demo, PYTEST_ARGS for test,\n  PYTHON for the interpreter (3.11 or newer).\n'
 
 .PHONY: run
-run: install ## Get a model, start a server, import pictures, search them, and stay serving until Ctrl-C
+run: install ## Get a model, start a server, import pictures, search them, open the page, and stay until Ctrl-C
 	@$(DEMO) --stay
 
 .PHONY: demo
@@ -43,7 +44,7 @@ demo: install ## The same, but end with exit code 0 if the searches found what t
 install: $(VENV)/.installed ## Make .venv with everything (the other targets do it too)
 
 .PHONY: test
-test: install ## Run all tests; PYTEST_ARGS="-k name" for some
+test: install $(VENV)/.chromium ## Run all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: bench
@@ -120,3 +121,14 @@ $(VENV)/.torch: $(VENV)/.locked scripts/install_torch.py
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Where this cannot be had, the tests of the page are skipped.
+CHROMIUM := chromium fonts-noto-cjk
+$(VENV)/.chromium: $(VENV)/.made
+	@if command -v chromium > /dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo '== Installing $(CHROMIUM), for the tests of the page'; \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 \
+			--no-install-recommends $(CHROMIUM) > /dev/null || echo 'There is no Chromium to be had here.'; \
+	else echo 'For the tests of the page too: sudo apt-get install $(CHROMIUM)'; fi
+	@if command -v chromium > /dev/null; then touch $@; fi

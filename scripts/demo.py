@@ -1,7 +1,8 @@
 """From nothing to a gallery of search results: what ``make run`` and ``make demo`` do.
 
 Gets a model, starts a server with Milvus Lite, imports pictures through the Python client and searches them by sentence
-and by picture. What it makes is kept (``bundles/default``, ``data/``), so that a second run starts in seconds.
+and by picture; with ``--stay`` it opens the page too. What it makes is kept (``bundles/default``, ``data/``), so that a
+second run starts in seconds.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from clipseek import Client, InsertItem, SearchResult
 from clipseek.cli.files import Found, find, readable
 from clipseek.cli.output import clean
 from clipseek.gallery import Section, gallery_html
-from local_server import check_address, serving
+from local_server import check_address, serving, showing
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_MODEL = "openai/clip-vit-base-patch32"
@@ -79,7 +80,8 @@ def main() -> None:
         "--bundle", type=Path, default=ROOT / "bundles" / "default", help="model bundle; made if missing"
     )
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="where to keep what is imported")
-    parser.add_argument("--stay", action="store_true", help="stay serving until Ctrl-C")
+    parser.add_argument("--stay", action="store_true", help="stay serving until Ctrl-C, with the page")
+    parser.add_argument("--page", default="127.0.0.1:7860", help="address for the page (default: %(default)s)")
     arguments = parser.parse_args()
     end_in_order()
 
@@ -107,7 +109,7 @@ def main() -> None:
         else:
             console.print("[bold green]Every search with a known answer found it.[/]")
         if arguments.stay:
-            stay(server, arguments.listen)
+            stay(server, arguments.listen, arguments.page)
         elif failed:
             raise SystemExit(1)
 
@@ -230,16 +232,18 @@ def write_gallery(path: Path, answers: Sequence[tuple[Query, SearchResult]], sub
     return path
 
 
-def stay(server: "subprocess.Popen[bytes]", listen: str) -> None:
-    """Serve until Ctrl-C."""
+def stay(server: "subprocess.Popen[bytes]", listen: str, page: str) -> None:
+    """Serve until Ctrl-C, with the page beside it if that can be."""
     try:
-        console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
-        for line in (
-            f'clipseek search --server {listen} "a cat"',
-            f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
-        ):
-            console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
-        server.wait()
+        # Started before the word is out: Ctrl-C in the midst of a fork would be lost.
+        with showing(listen, page):
+            console.print(f"\n[bold]Serving on {listen} until Ctrl-C.[/] In another terminal, for example:")
+            for line in (
+                f'clipseek search --server {listen} "a cat"',
+                f"""grpcurl -plaintext -d '{{"text": "a cat"}}' {listen} clipseek.v1.SearchService/SearchByText""",
+            ):
+                console.print(f"  .venv/bin/{line}", highlight=False, soft_wrap=True)
+            server.wait()
     except KeyboardInterrupt:
         console.print("Stopping.")
     else:

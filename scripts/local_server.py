@@ -1,4 +1,4 @@
-"""A clipseek server as a child process, for scripts."""
+"""A clipseek server and its page as child processes, for scripts."""
 
 import ctypes
 import errno
@@ -63,6 +63,28 @@ def serving(listen: str, data: Path, bundle: Path) -> Iterator["subprocess.Popen
             server.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+@contextmanager
+def showing(server: str, listen: str) -> Iterator[None]:
+    """Start the page of a server, which says itself where it is or why it cannot be, and stop it at the end.
+
+    Args:
+        server: The server's HOST:PORT.
+        listen: The page's.
+    """
+    page = subprocess.Popen(
+        [sys.executable, "-m", "clipseek", "--server", server, "ui", "--listen", listen],
+        env=_without_settings(),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_die_with_parent(),
+    )
+    try:
+        yield
+    finally:
+        page.terminate()
+        page.wait()
 
 
 def _without_settings() -> dict[str, str]:

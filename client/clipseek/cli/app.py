@@ -9,6 +9,7 @@ from clipseek.cli.importing import import_pictures
 from clipseek.cli.info import info
 from clipseek.cli.search import search
 from clipseek.cli.session import root
+from clipseek.cli.ui import ui
 
 _HELP = """
 Store pictures, and find them again by sentence, by picture or by both.
@@ -41,3 +42,4 @@ app.command()(rebuild)
 app.command()(check)
 app.command()(info)
 app.command()(bench)
+app.command()(ui)

@@ -53,6 +53,7 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     assert installed_bytes(packages) <= CLI_LIMIT
     command = subprocess.run([venv / "bin/clipseek", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert (command.returncode, "bench" in command.stdout) == (0, True)
-    command = subprocess.run([venv / "bin/clipseek", "bench"], cwd=tmp_path, capture_output=True, text=True)
-    assert command.returncode == 2
-    assert "clipseek[bench]" in " ".join(command.stderr.split())
+    for extra in ("bench", "ui"):
+        command = subprocess.run([venv / "bin/clipseek", extra], cwd=tmp_path, capture_output=True, text=True)
+        assert command.returncode == 2
+        assert f"clipseek[{extra}]" in " ".join(command.stderr.split())

@@ -1,0 +1,171 @@
+"""What the page does when something is clicked: calls of the client, and their answers as HTML.
+
+Nothing is remembered here: one ``Actions`` serves all sessions of a language.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from clipseek import Client, InsertItem, NotFoundError
+from clipseek.results import Limits
+from clipseek.ui import markup
+from clipseek.ui.problems import EXPECTED, explain
+from clipseek.ui.query import Query, QueryPicture
+from clipseek.ui.words import Words
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A file that a browser has sent to the page; ``name`` is what it is called there."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the page shows before anything was asked; ``limits`` is ``None`` if the server is away."""
+
+    header: str
+    collections: list[str]
+    limits: Limits | None
+
+
+class Actions:
+    """The actions of the page in one language.
+
+    Args:
+        client: Of the server.
+        words: The language.
+        folder: Where the browsers' files come to lie; what lies elsewhere is not touched.
+    """
+
+    def __init__(self, client: Client, words: Words, folder: Path) -> None:
+        self.words = words
+        self._client = client
+        self._folder = folder.resolve()
+
+    def overview(self) -> Overview:
+        """The server's model and limits, and the collections that there are."""
+        try:
+            info = self._client.info()
+            names = self.collections()
+        except EXPECTED as error:
+            return Overview(markup.header_without_server(self.words, self.problem(error, "")), [], None)
+        return Overview(markup.header(info, self.words), names, info.limits)
+
+    def collections(self) -> list[str]:
+        """The collections' names, in their order."""
+        return [collection.name for collection in self._client.collections()]
+
+    def search(self, query: Query) -> tuple[str, str]:
+        """A line that says what was found, or what was wrong, and the pictures; without anything to ask, a listing."""
+        try:
+            return self._search(query) if query.asks() else self._list(query)
+        except EXPECTED as error:
+            return self.problem(error, query.collection), ""
+
+    def _search(self, query: Query) -> tuple[str, str]:
+        terms = query.terms()
+        if not terms:
+            return markup.problem(self.words.no_weight), ""
+        result = self._client.search(
+            *terms,
+            collection=query.collection,
+            top_k=query.top_k,
+            min_score=query.min_score,
+            filter=query.filter,
+            with_thumbnails=True,
+        )
+        if not result.hits:
+            return markup.note(self._nothing(query, self.words.nothing_found)), ""
+        line = self.words.found.format(
+            count=len(result), collection=query.collection, milliseconds=f"{result.timing.total * 1000:.0f}"
+        )
+        notes = [line] + [self.words.truncated] * result.text_truncated
+        return markup.note(*notes), markup.hits(result.hits, self.words)
+
+    def _list(self, query: Query) -> tuple[str, str]:
+        images = self._client.list(
+            collection=query.collection, filter=query.filter, page_size=query.top_k, with_thumbnails=True
+        )
+        try:
+            first = list(islice(images, query.top_k))
+        except NotFoundError:
+            # Nothing was asked for: no reason to be alarmed.
+            return markup.note(self.words.no_collection.format(collection=query.collection)), ""
+        if not first:
+            return markup.note(self._nothing(query, self.words.nothing_left)), ""
+        total = self._client.get_collection(query.collection).image_count
+        line = self.words.listed.format(count=len(first), total=f"{total:,}", collection=query.collection)
+        return markup.note(line), markup.images(first, self.words)
+
+    def _nothing(self, query: Query, otherwise: str) -> str:
+        empty = self._client.get_collection(query.collection).image_count == 0
+        return self.words.empty.format(collection=query.collection) if empty else otherwise
+
+    def sent(self, path: object, name: object) -> Sent:
+        """A file that a browser says it has sent.
+
+        Raises:
+            FileNotFoundError: It is not among the files that were sent.
+        """
+        file = Path(str(path)).resolve()
+        if not file.is_relative_to(self._folder) or not file.is_file():
+            raise FileNotFoundError(str(path))
+        return Sent(file, str(name) or file.name)
+
+    def stored(self, image_id: str, collection: str) -> QueryPicture:
+        """A stored picture to search with; raises what the client does."""
+        image = self._client.get(image_id, collection=collection, with_thumbnail=True)
+        return QueryPicture(
+            markup.name(image), image_id=image_id, collection=image.collection, thumbnail=image.thumbnail
+        )
+
+    def show(self, image_id: str, collection: str) -> str:
+        """The details of a stored picture; raises what the client does."""
+        return markup.details(self._client.get(image_id, collection=collection), self.words)
+
+    def remove(self, image_id: str, name: str, collection: str) -> str:
+        """Delete a picture; returns a line about it."""
+        try:
+            deleted = self._client.delete(image_id, collection=collection)
+        except EXPECTED as error:
+            return self.problem(error, collection)
+        line = self.words.deleted_before if deleted.missing else self.words.deleted
+        return markup.note(line.format(name=name))
+
+    def store(self, files: Iterable[Sent], collection: str) -> Iterator[str]:
+        """Add pictures, and say after each how far it is and what was not stored; the files are removed at the end."""
+        files = list(files)
+        items = [InsertItem(file.path, metadata={"file": file.name}) for file in files]
+        outcomes, failures = Counter[str](), list[tuple[str, str]]()
+        stopped = ""
+        yield markup.storing(0, len(files), self.words)
+        try:
+            results = self._client.insert_many(items, collection=collection, on_exists="keep")
+            for done, result in enumerate(results, 1):
+                if result.error is None:
+                    outcomes[result.outcome] += 1
+                else:
+                    ours, theirs = explain(result.error, self.words, collection)
+                    failures.append((files[result.index].name, theirs or ours))
+                yield markup.storing(done, len(files), self.words)
+        except EXPECTED as error:
+            stopped = self.problem(error, collection)
+        finally:
+            for file in files:
+                file.path.unlink(missing_ok=True)
+        yield markup.stored(outcomes, failures, stopped, self.words)
+
+    def problem(self, error: Exception, collection: str) -> str:
+        """An error as a line that says what to do."""
+        return markup.problem(*explain(error, self.words, collection))
+
+    def original(self, image_id: str, collection: str) -> tuple[str, bytes]:
+        """Media type and bytes of a picture; raises ``NotFoundError`` if there is none."""
+        image = self._client.get(image_id, collection=collection)
+        return image.media_type, self._client.download(image_id, collection=collection)

@@ -1,0 +1,40 @@
+// The picture to search with: chosen, dropped or pasted anywhere while the search is in sight.
+const send = async (file) => {
+  element.classList.add("busy");
+  try {
+    const { path } = await upload(file);
+    trigger("attach", { path, name: file.name });
+  } finally {
+    element.classList.remove("busy");
+  }
+};
+const inSight = () => element.offsetParent !== null && !document.querySelector("dialog[open]");
+const picture = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+
+element.addEventListener("change", (event) => {
+  if (event.target.files?.[0]) send(event.target.files[0]);
+});
+element.addEventListener("click", (event) => {
+  if (event.target.closest("[data-detach]")) trigger("detach", {});
+});
+document.addEventListener("paste", (event) => {
+  const file = picture(event.clipboardData);
+  if (!file || !inSight()) return;
+  event.preventDefault();
+  send(file);
+});
+document.addEventListener("dragover", (event) => {
+  if (!inSight() || !event.dataTransfer?.types.includes("Files")) return;
+  event.preventDefault();
+  element.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) element.classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  element.classList.remove("over");
+  const file = picture(event.dataTransfer);
+  if (!inSight() || !event.dataTransfer?.types.includes("Files")) return;
+  event.preventDefault();
+  if (file) send(file);
+});

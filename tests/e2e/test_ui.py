@@ -1,0 +1,480 @@
+"""The page, used in a real Chromium over a real server: what is shown, and what the server holds afterwards."""
+
+import base64
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from chromium import chromium
+from clipseek import NotFoundError, Term
+from clipseek.ui.words import CHINESE, ENGLISH, Words
+from pictures import picture
+
+pytestmark = pytest.mark.xdist_group("ui")  # one browser
+
+LOCALES = {"en-US": ENGLISH, "zh-TW": CHINESE}
+TIMEOUT = 20_000  # ms; of waiting for a condition
+
+
+@dataclass
+class PageProcess:
+    """``clipseek ui`` as a process."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    temporary: Path
+
+    def files(self) -> list[Path]:
+        """All that lies in its folders for what browsers send."""
+        return [path for path in self.temporary.rglob("*") if path.is_file()]
+
+
+@contextmanager
+def serving_page(server: str, temporary: Path) -> Iterator[PageProcess]:
+    command = [sys.executable, "-m", "clipseek", "--server", server, "--json", "ui", "--listen", "127.0.0.1:0"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen([*command, "--no-open"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield PageProcess(json.loads(process.stdout.readline())["url"], process, temporary)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as launched:
+        yield launched
+
+
+@pytest.fixture(scope="module")
+def served(browser, server, tmp_path_factory) -> Iterator[PageProcess]:
+    with serving_page(server.address, tmp_path_factory.mktemp("page")) as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser, served, collection) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a browser session of its own, in the test's collection."""
+    contexts = []
+
+    def call(*, url: str = "", locale: str = "en-US", into: str = collection, **options: object) -> Page:
+        context = browser.new_context(locale=locale, **options)
+        context.set_default_timeout(TIMEOUT)
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(url or served.url)
+        expect(page.locator("#server .model")).to_be_visible(timeout=TIMEOUT)
+        if into:
+            choose(page, into)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+
+
+def choose(page: Page, collection: str) -> None:
+    """Choose a collection, and wait until what is shown is of it."""
+    chooser = page.locator("#collection input")
+    chooser.fill(collection)
+    chooser.press("Enter")
+    expect(page.locator("#status")).to_contain_text(collection, timeout=TIMEOUT)
+
+
+def cards(page: Page) -> Locator:
+    return page.locator("#gallery .cards > li")
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#gallery .cards .name").all_inner_texts()
+
+
+def scores(page: Page) -> list[float]:
+    return [float(text) for text in page.locator("#gallery .cards .score span").all_inner_texts()]
+
+
+def search(page: Page, sentence: str, words: Words = ENGLISH) -> None:
+    page.get_by_label(words.sentence, exact=True).fill(sentence)
+    page.get_by_label(words.sentence, exact=True).press("Enter")
+    expect(cards(page).locator(".score").first).to_be_visible(timeout=TIMEOUT)
+
+
+def slide(page: Page, label: str, value: str) -> None:
+    """Type into the number of a slider, and leave it."""
+    number = page.get_by_role("spinbutton", name=re.compile(label))
+    number.fill(value)
+    number.press("Tab")
+    expect(page.get_by_role("slider", name=re.compile(label))).to_have_value(value)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    files = [folder / name for name in ("one.png", "two (2).png", "夏天 #3.png", "four.png")]
+    for seed, file in enumerate(files):
+        file.write_bytes(picture(seed))
+    return files
+
+
+@pytest.fixture
+def stored(client, collection, pictures) -> dict[str, str]:
+    """Four pictures in the test's collection; their ids by name."""
+    return {
+        file.name: client.insert(file, metadata={"file": file.name, "album": "summer"}, collection=collection).image_id
+        for file in pictures
+    }
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_several_pictures_are_added_and_what_fails_is_named(
+    visit, client, collection, served, pictures, tmp_path, locale
+):
+    words = LOCALES[locale]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture(7)[:200])
+    page = visit(locale=locale)
+    expect(page.locator("#status")).to_have_text(words.no_collection.format(collection=collection))
+    page.get_by_role("tab", name=words.tab_add).click()
+    page.locator("#files input[type=file]").set_input_files([*pictures, broken])
+    outcome = page.locator("#outcome")
+    expect(outcome).to_contain_text(words.outcomes["created"].format(count=4), timeout=TIMEOUT)
+    expect(outcome).to_contain_text(words.failures.format(count=1))
+    expect(outcome.get_by_role("alert")).to_contain_text("broken.png")
+    held = {image.metadata["file"]: image for image in client.list(collection=collection)}
+    assert held.keys() == {file.name for file in pictures}
+    for file in pictures:
+        assert client.download(held[file.name].image_id, collection=collection) == file.read_bytes()
+    page.get_by_role("tab", name=words.tab_search).click()
+    expect(cards(page)).to_have_count(4)
+    # What the page was sent it does not keep.
+    assert not [path for path in served.files() if path.suffix == ".png"]
+
+    page.get_by_role("tab", name=words.tab_add).click()
+    page.locator("#files input[type=file]").set_input_files(pictures[:2])
+    expect(outcome).to_contain_text(words.outcomes["unchanged"].format(count=2), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_a_sentence_finds_what_the_server_finds(visit, client, collection, stored, locale):
+    words = LOCALES[locale]
+    page = visit(locale=locale)
+    expect(cards(page)).to_have_count(4)
+    search(page, "a cat on a sofa", words)
+    wanted = client.search_text("a cat on a sofa", collection=collection, top_k=12)
+    assert names(page) == [hit.image.metadata["file"] for hit in wanted]
+    assert scores(page) == [pytest.approx(hit.score, abs=6e-4) for hit in wanted]
+    for name in stored:
+        assert page.get_by_role("img", name=name, exact=True).evaluate("image => image.naturalWidth") > 0
+
+
+def test_top_k_minimum_score_and_filter_count(visit, client, collection, stored):
+    page = visit()
+    page.get_by_role("button", name=ENGLISH.options).click()
+    slide(page, ENGLISH.top_k, "2")
+    search(page, "a cat")
+    expect(cards(page)).to_have_count(2)
+    page.locator("#filter").get_by_role("textbox").fill('metadata.file == "four.png"')
+    page.locator("#filter").get_by_role("textbox").press("Enter")
+    expect(cards(page)).to_have_count(1)
+    assert names(page) == ["four.png"]
+    slide(page, ENGLISH.min_score, "0.99")
+    page.locator("#search").click()
+    expect(page.locator("#status")).to_have_text(ENGLISH.nothing_found)
+    expect(cards(page)).to_have_count(0)
+
+
+def check_found_itself(page: Page, name: str) -> None:
+    expect(page.locator("#picture .chosen")).to_contain_text(name, timeout=TIMEOUT)
+    expect(cards(page).locator(".score").first).to_be_visible(timeout=TIMEOUT)
+    assert names(page)[0] == name
+    assert scores(page)[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_chosen_picture_finds_itself(visit, stored, pictures):
+    page = visit()
+    page.locator("#picture input").set_input_files(pictures[2])
+    check_found_itself(page, "夏天 #3.png")
+    page.get_by_role("button", name=ENGLISH.detach).click()
+    expect(cards(page).locator(".score")).to_have_count(0)
+    expect(cards(page)).to_have_count(4)
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_picture_can_be_pasted_and_dropped(visit, stored, pictures, way):
+    page = visit()
+    page.evaluate(
+        """([data, way]) => {
+            const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "four.png", { type: "image/png" }));
+            const event = way === "paste"
+                ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true })
+                : new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
+            document.body.dispatchEvent(event);
+        }""",
+        [base64.b64encode(pictures[3].read_bytes()).decode(), way],
+    )
+    check_found_itself(page, "four.png")
+
+
+def test_more_like_this_asks_by_the_id(visit, client, collection, stored):
+    page = visit()
+    sent: list[int] = []
+    page.on("request", lambda request: sent.append(len(request.post_data_buffer or b"")))
+    page.get_by_role("button", name=ENGLISH.more_of.format(name="one.png")).click()
+    expect(page.locator("#picture .chosen")).to_contain_text("one.png")
+    expect(cards(page).locator(".score")).to_have_count(3)
+    wanted = client.search_image(image_id=stored["one.png"], collection=collection, top_k=12)
+    assert names(page) == [hit.image.metadata["file"] for hit in wanted]
+    assert max(sent) < 2000
+
+
+def test_sentence_and_picture_count_by_their_weights(visit, client, collection, stored):
+    page = visit()
+    page.get_by_role("button", name=ENGLISH.more_of.format(name="one.png")).click()
+    expect(cards(page).locator(".score")).to_have_count(3)
+    page.get_by_role("button", name=ENGLISH.options).click()
+    slide(page, ENGLISH.text_weight, "-0.5")
+    page.get_by_label(ENGLISH.sentence, exact=True).fill("at night")
+    page.get_by_label(ENGLISH.sentence, exact=True).press("Enter")
+    terms = Term.text("at night", -0.5), Term.image(stored["one.png"])
+    wanted = client.search(*terms, collection=collection, top_k=12)
+    expect(cards(page).locator(".score span").first).to_have_text(f"{wanted[0].score:.3f}")
+    assert names(page) == [hit.image.metadata["file"] for hit in wanted]
+    for weight in (ENGLISH.text_weight, ENGLISH.picture_weight):
+        slide(page, weight, "0")
+    page.locator("#search").click()
+    expect(page.get_by_role("alert")).to_have_text(ENGLISH.no_weight)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_details_show_the_original_and_delete_it_only_after_a_confirmation(
+    visit, client, collection, stored, pictures, locale
+):
+    words = LOCALES[locale]
+    page = visit(locale=locale)
+    page.get_by_role("button", name=words.show.format(name="two (2).png")).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("heading", level=2)).to_have_text("two (2).png")
+    original = dialog.get_by_role("img")
+    expect(original).to_have_js_property("complete", value=True)
+    assert original.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [48, 40]
+    expect(dialog).to_contain_text(stored["two (2).png"])
+    expect(dialog).to_contain_text("summer")
+    with page.expect_download() as download:
+        dialog.get_by_role("link", name=words.download).click()
+    assert download.value.suggested_filename == "two (2).png"
+    assert download.value.path().read_bytes() == pictures[1].read_bytes()
+
+    dialog.get_by_role("button", name=words.delete).click()
+    dialog.get_by_role("button", name=words.delete_no).click()
+    dialog.get_by_role("button", name=words.close).click()
+    expect(dialog).to_be_hidden()
+    assert client.get(stored["two (2).png"], collection=collection)
+
+    page.get_by_role("button", name=words.show.format(name="two (2).png")).click()
+    dialog.get_by_role("button", name=words.delete).click()
+    dialog.get_by_role("button", name=words.delete_yes).click()
+    expect(page.locator("#status")).to_contain_text(words.deleted.format(name="two (2).png"))
+    expect(cards(page)).to_have_count(3)
+    with pytest.raises(NotFoundError):
+        client.get(stored["two (2).png"], collection=collection)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_errors_are_said_in_words(visit, client, collection, stored, tmp_path, locale):
+    words = LOCALES[locale]
+    page = visit(locale=locale)
+    alert = page.locator("#status").get_by_role("alert")
+    page.get_by_role("button", name=words.options).click()
+    page.locator("#filter").get_by_role("textbox").fill("width >")
+    page.locator("#filter").get_by_role("textbox").press("Enter")
+    expect(alert).to_contain_text(words.bad_filter)
+    page.locator("#filter").get_by_role("textbox").fill("")
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture(7)[:200])
+    page.locator("#picture input").set_input_files(broken)
+    expect(alert).to_contain_text(words.bad_picture)
+    page.get_by_role("button", name=words.detach).click()
+    expect(cards(page)).to_have_count(4)
+
+    client.delete(stored["one.png"], collection=collection)
+    page.get_by_role("button", name=words.more_of.format(name="one.png")).click()
+    expect(alert).to_have_text(words.no_picture)
+
+    page.locator("#collection input").fill("No Name!")
+    page.locator("#collection input").press("Enter")
+    expect(alert).to_contain_text(words.bad_collection)
+    for inside in ("Traceback", "grpc", "__i18n__"):
+        assert inside not in page.content()
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_a_server_that_is_away_is_said(visit, tmp_path, unused_tcp_port, locale):
+    words = LOCALES[locale]
+    with serving_page(f"127.0.0.1:{unused_tcp_port}", tmp_path) as running:
+        page = visit(url=running.url, locale=locale, into="")
+        expect(page.locator("#server").get_by_role("alert")).to_contain_text(words.away)
+        page.get_by_label(words.sentence, exact=True).fill("a cat")
+        page.get_by_label(words.sentence, exact=True).press("Enter")
+        expect(page.locator("#status").get_by_role("alert")).to_contain_text(words.away)
+
+
+def test_model_and_limits_are_in_sight(visit, client):
+    page = visit()
+    info = client.info()
+    header = page.locator("#server")
+    expect(header).to_contain_text(info.models[0].name)
+    expect(header).to_contain_text("31.4 MB and 100 megapixels")
+    header.get_by_text(ENGLISH.limits_more).click()
+    expect(header.get_by_text(f"{info.limits.max_image_bytes:,}")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [("en-US", ENGLISH), ("de-DE", ENGLISH), ("zh-TW", CHINESE), ("zh-HK", CHINESE)],
+)
+def test_the_browser_chooses_the_language(visit, wanted, words):
+    page = visit(locale=wanted)
+    assert page.url.endswith(f"/{words.language}/")
+    expect(page.locator("html")).to_have_attribute("lang", words.language)
+    expect(page.get_by_role("button", name=words.search, exact=True)).to_be_visible()
+
+
+def test_no_request_leaves_for_elsewhere(visit, served, collection, stored, pictures):
+    page = visit(into="")
+    asked: list[str] = []
+    page.context.on("request", lambda request: asked.append(request.url))
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.reload()
+    choose(page, collection)
+    page.locator("#picture input").set_input_files(pictures[0])
+    expect(page.locator("#picture .chosen")).to_be_visible()
+    search(page, "a cat")
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    assert len(asked) > 10
+    elsewhere = [url for url in asked if not url.startswith((served.url, "data:", f"blob:{served.url}"))]
+    assert elsewhere == []
+    # What the policy of the page stops the browser complains of.
+    assert [text for text in complaints if "Content Security Policy" in text] == []
+
+
+def test_two_sessions_do_not_mix(visit, client, collection, stored):
+    other = f"{collection}_2"
+    client.insert(picture(50), metadata={"file": "other.png"}, collection=other)
+    first, second = visit(), visit(into=other)
+    first.get_by_role("button", name=ENGLISH.more_of.format(name="one.png")).click()
+    expect(cards(first).locator(".score")).to_have_count(3)
+    search(second, "a cat")
+    assert names(second) == ["other.png"]
+    assert second.locator("#picture .chosen").count() == 0
+    first.locator("#search").click()
+    expect(first.locator("#picture .chosen")).to_contain_text("one.png")
+    expect(cards(first).locator(".score")).to_have_count(3)
+
+
+def test_the_keyboard_is_enough(visit, stored):
+    page = visit()
+    page.get_by_label(ENGLISH.sentence, exact=True).focus()
+    page.keyboard.type("a cat")
+    page.keyboard.press("Enter")
+    expect(cards(page).locator(".score")).to_have_count(4)
+    focused = "document.activeElement.dataset.show || ''"
+    for _ in range(15):
+        page.keyboard.press("Tab")
+        if page.evaluate(focused):
+            break
+    first = page.evaluate(focused)
+    assert first in stored.values()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert page.evaluate(focused) == first
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(visit, stored, locale, width):
+    words = LOCALES[locale]
+    page = visit(locale=locale, viewport={"width": width, "height": 844})
+    page.get_by_role("button", name=words.options).click()
+    search(page, "a cat", words)
+    wide = "document.documentElement.scrollWidth"
+    assert page.evaluate(wide) <= width
+    cards(page).first.locator(".picture").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert page.evaluate(wide) <= width
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name=words.tab_add).click()
+    expect(page.locator("#files")).to_be_visible()
+    assert page.evaluate(wide) <= width
+
+
+def test_light_and_dark_follow_the_browser(visit):
+    brightness = {}
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness[scheme] = sum(map(int, re.findall(r"\d+", colour)[:3]))
+    assert brightness["light"] > 600
+    assert brightness["dark"] < 150
+
+
+def test_the_folder_for_what_browsers_send_is_private_and_goes_with_the_page(
+    visit, server, stored, pictures, collection, tmp_path
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with serving_page(server.address, temporary) as running:
+        [folder] = temporary.glob("clipseek-ui-*")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        page = visit(url=running.url)
+        page.locator("#picture input").set_input_files(pictures[0])
+        check_found_itself(page, "one.png")
+        assert [path for path in running.files() if not path.is_relative_to(folder)] == []
+        assert [path for path in running.files() if path.name == "one.png"]
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(30) == 128 + signal.SIGTERM
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_original_that_is_not_there_is_said(browser, served, collection):
+    context = browser.new_context()
+    for language in ("en", "zh-TW"):
+        answer = context.request.get(f"{served.url}{language}/original?collection={collection}&id=nothing")
+        assert answer.status == 404
+    context.close()
+
+
+def test_an_address_in_use_is_said(served, server):
+    listen = served.url.removeprefix("http://").rstrip("/")
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "ui", "--listen", listen, "--no-open"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"clipseek: {listen}: Address already in use; choose another address with --listen HOST:PORT\n"
+    )
+
+
+def test_other_commands_do_not_load_gradio():
+    code = "import sys, clipseek.cli.app; print(sorted({'gradio', 'fastapi', 'uvicorn', 'PIL'} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
