@@ -8,7 +8,7 @@ from clipseek_server.planning.sizes import NOT_MADE, PLANNED, index_bytes, index
 
 STEPS = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 QPS = 20.0
-EXAMPLE = Wishes(10_000_000, qps=QPS)
+EXAMPLE = Wishes(pictures=10_000_000, qps=QPS)
 _RUNS = {"lite": "one process, Milvus Lite", "standalone": "standalone Milvus", "cluster": "Milvus cluster"}
 
 
@@ -38,8 +38,14 @@ def _rates() -> Iterable[str]:
         yield _row([name, *per_core, f"`cpu.json`: `{where}` ÷ {rates.CORES}"])
     most = [rates.KNOWN_TEXTS[precision][rates.SEARCHED_ROWS] for precision in ("fp32", "int8")]
     where = most[0].path.replace("fp32", "…")
-    name = "one process answers searches by known texts, at most"
+    name = "two cores answer searches by known texts, 10,000 pictures in memory"
     yield _row([name, *(_digits(rate.value) for rate in most), f"`cpu.json`: `{where}`"])
+    for pictures, rate in rates.MILVUS_KNOWN_TEXTS.items():
+        name = f"… {pictures:,} in a Milvus on the same cores"
+        yield _row([name, _digits(rate.value), "", f"`cpu.json`: `{rate.path}`"])
+    rate = rates.MILVUS_NEW_TEXTS
+    name = f"… by new texts, {rates.SEARCHED_ROWS:,} in a Milvus on the same cores"
+    yield _row([name, _digits(rate.value), "", f"`cpu.json`: `{rate.path}`"])
 
 
 def _steps() -> Iterable[str]:
@@ -49,7 +55,7 @@ def _steps() -> Iterable[str]:
         "first import, core-h: fp32",
         "int8",
         "servers of 4 cores",
-        "a server's memory",
+        "a server's memory, at most",
         "Milvus' memory",
         "its cores",
         "its machines",
@@ -57,7 +63,9 @@ def _steps() -> Iterable[str]:
     )
     yield from _head(titles, right=range(2, len(titles)))
     for pictures in STEPS:
-        plan, int8 = (make_plan(Wishes(pictures, qps=QPS, precision=precision)) for precision in ("fp32", "int8"))
+        plan, int8 = (
+            make_plan(Wishes(pictures=pictures, qps=QPS, precision=precision)) for precision in ("fp32", "int8")
+        )
         yield _row(
             [
                 f"{pictures:,}",
@@ -65,8 +73,7 @@ def _steps() -> Iterable[str]:
                 *(_digits(each["import_core_hours"]) for each in (plan, int8)),
                 f"{plan['servers']:,.0f}",
                 quantity(plan["server_bytes"], "bytes"),
-                *(_shown(plan, key) for key in ("node_bytes", "node_cores", "nodes")),
-                quantity(plan["originals_bytes"] + plan["thumbnails_bytes"], "bytes"),
+                *(_shown(plan, key) for key in ("node_bytes", "node_cores", "nodes", "image_store_bytes")),
             ]
         )
 
@@ -81,11 +88,14 @@ def _example() -> Iterable[str]:
 
 def _memory() -> Iterable[str]:
     names = [name if name in PLANNED else f"{name} (not made by clipseek)" for name in (*PLANNED, *NOT_MADE)]
-    yield from _head(["pictures", *names, "in memory, whole process fp32"])
+    yield from _head(["pictures", *names, "whole Milvus, IVF_FLAT", "in memory, whole process fp32"])
     for pictures in STEPS:
         sizes = [quantity(index_bytes(index, pictures, 512), "bytes") for index in (*PLANNED, *NOT_MADE)]
-        process = make_plan(Wishes(pictures, metadata_bytes=rates.METADATA_BYTES)).get("process_in_memory_bytes")
-        yield _row([f"{pictures:,}", *sizes, "" if process is None else f"{quantity(process, 'bytes')}, measured"])
+        measured = [
+            quantity(by_rows[pictures].value * 1e6, "bytes") + ", measured" if pictures in by_rows else ""
+            for by_rows in (rates.MILVUS_MB, rates.PROCESS_MB["fp32"])
+        ]
+        yield _row([f"{pictures:,}", *sizes, *measured])
 
 
 def _searches() -> Iterable[str]:
@@ -94,28 +104,24 @@ def _searches() -> Iterable[str]:
     yield from _head(["one search, core time", *titles])
     for pictures in STEPS:
         times = [quantity(index_core_ms(index, effort, pictures, 512), "ms") for index, effort in ways]
-        known = [pictures in rates.INDEX_TIMES[way].p50_ms for way in ways]
-        yield _row([f"{pictures:,}", *(f"**{time}**" if is_ else time for time, is_ in zip(times, known, strict=True))])
+        yield _row([f"{pictures:,}", *times])
     recalls = [rates.INDEX_TIMES[way].recall_texts for way in ways]
     found = [f"{recall[max(recall)]:.3f} of {max(recall):,}" for recall in recalls]
     yield _row(["a text's ten nearest found, measured", *found])
 
 
 def _cost() -> Iterable[str]:
-    prices = f"{Wishes(1).core_hour:g} a core-hour, {Wishes(1).gb_hour:g} a GB-hour, {Wishes(1).gb_month:g} a GB-month"
+    prices = f"{EXAMPLE.core_hour:g} a core-hour, {EXAMPLE.gb_hour:g} a GB-hour, {EXAMPLE.gb_month:g} a GB-month"
     yield from _head([f"at {prices}", "first import, once", "servers, a month", "Milvus", "storage", "together"])
     for pictures in STEPS:
-        plan = make_plan(Wishes(pictures, qps=QPS))
+        plan = make_plan(Wishes(pictures=pictures, qps=QPS))
         keys = ("import", "servers", "milvus", "storage", "month")
         yield _row([f"{pictures:,}", *(_shown(plan, f"cost_{key}") for key in keys)])
 
 
 def _shown(plan: Plan, key: str) -> str:
-    for lines in plan.sections.values():
-        for line in lines:
-            if line.key == key:
-                return line.shown.removesuffix(" cores")
-    return ""
+    line = plan.lines.get(key)
+    return line.shown.removesuffix(" cores") if line else ""
 
 
 def _digits(value: float) -> str:

@@ -1,16 +1,20 @@
 """From wishes to a plan: what to run, and each number of it with where it comes from."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import BaseModel, BeforeValidator, Field
+
+from clipseek_server.config import MAX_DIMENSION
 from clipseek_server.planning import rates, sizes
 from clipseek_server.planning.rates import Effort, PlannedIndex, Precision
 
 HOURS_OF_A_MONTH = 730
-_LIST_PAGE = 1000
-"""Keys that an object store gives at a time."""
+_FULL_SHARE = 0.7
+"""Of a query node's memory, to be taken by what is loaded."""
 _LOADED_SHARE = 0.9
 """Of the query nodes' memory: Milvus loads no more (its documentation of loading collections)."""
 
@@ -18,55 +22,52 @@ Kind = Literal["measured", "calculated"]
 Runs = Literal["lite", "standalone", "cluster"]
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is asked for, and what is assumed.
+def _count(text: object) -> object:
+    """A number such as ``10k``, ``50M``, ``1.5B`` or ``300,000``."""
+    if not isinstance(text, str):
+        return text
+    parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)", re.sub("[,_]", "", text.strip()), re.IGNORECASE)
+    if not parts:
+        raise ValueError(f"{text!r} is no number of pictures: write 10k, 50M, 1B or 300,000")
+    return round(float(parts[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[parts[2].lower()])
 
-    Attributes:
-        pictures: To be stored.
-        qps: Searches by new texts a second, at the peak.
-        picture_qps: Searches by new pictures a second, at the peak.
-        inserts: Pictures inserted a second, at the same time.
-        import_hours: In which all pictures are to be imported first.
-        dimension: Numbers of a vector.
-        precision: Of the model.
-        index: Of a Milvus server; ``None`` for what clipseek recommends, which may be no Milvus server.
-        effort: What searches ask of that index.
-        metadata_bytes: Of one picture, as JSON.
-        picture_kb: Of one picture's file, mean.
-        thumbnail_kb: Of one thumbnail, mean.
-        replicas: Of the vectors in Milvus' query nodes.
-        server_cores: Of a machine that runs one clipseek server.
-        node_cores: Of a machine that runs one Milvus query node, or a standalone Milvus.
-        node_gb: Its memory.
-        busy: The share of the cores that the peak may take.
-        full: The share of a query node's memory that vectors and records may take.
-        core_hour: Price.
-        gb_hour: Price of memory.
-        gb_month: Price of storage.
+
+Rate = Annotated[float, Field(ge=0, le=1e9)]
+Size = Annotated[float, Field(ge=1e-3, le=1e9)]
+Cores = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class Wishes(BaseModel, frozen=True, allow_inf_nan=False, extra="forbid"):
+    """What is asked for, and what is assumed; each is a flag of ``clipseek-server plan``.
+
+    Raises:
+        ValidationError: One is out of range.
     """
 
-    pictures: int
-    qps: float = 10.0
-    picture_qps: float = 0.0
-    inserts: float = 0.0
-    import_hours: float = 24.0
-    dimension: int = rates.MEASURED_DIMENSION
-    precision: Precision = "fp32"
-    index: PlannedIndex | None = None
-    effort: Effort = "default"
-    metadata_bytes: int = 200
-    picture_kb: float = 500.0
-    thumbnail_kb: float = 8.4
-    replicas: int = 1
-    server_cores: int = 4
-    node_cores: int = 16
-    node_gb: float = 64.0
-    busy: float = 0.7
-    full: float = 0.7
-    core_hour: float = 0.05
-    gb_hour: float = 0.005
-    gb_month: float = 0.02
+    pictures: Annotated[int, BeforeValidator(_count), Field(ge=1, le=10**12)] = Field(
+        description="pictures to store: 10k, 50M, 1B"
+    )
+    qps: Rate = Field(10.0, description="searches by new texts a second, at the peak")
+    picture_qps: Rate = Field(0.0, description="searches by new pictures a second, at the peak")
+    inserts_per_second: Rate = Field(0.0, description="pictures inserted a second, at the same time")
+    import_hours: Size = Field(24.0, description="hours in which all pictures are to be imported first")
+    dimension: int = Field(rates.MEASURED_DIMENSION, ge=1, le=MAX_DIMENSION, description="numbers of a vector")
+    precision: Precision = Field("fp32", description="the model's: fp32 or int8")
+    index: PlannedIndex | None = Field(
+        None,
+        description="of a Milvus server: FLAT, IVF_FLAT or HNSW. None is Milvus Lite with a copy in memory as long as "
+        "one machine bears pictures and peak, else IVF_FLAT",
+    )
+    effort: Effort = Field("default", description="of searches in it: default or fast")
+    metadata_bytes: int = Field(200, ge=0, le=65_536, description="bytes of a picture's metadata as JSON, mean")
+    picture_kb: Size = Field(500.0, description="KB of a picture's file, mean")
+    server_cores: Cores = Field(4, description="cores of a machine for one clipseek server")
+    node_cores: Cores = Field(16, description="cores of a machine for a Milvus query node, or a standalone Milvus")
+    node_gb: Size = Field(64.0, description="GB of its memory")
+    busy: float = Field(0.7, ge=0.01, le=1, description="share of the cores that the peak may take")
+    core_hour: Rate = Field(0.05, description="your price of a core for an hour; the default is no quote")
+    gb_hour: Rate = Field(0.005, description="your price of a GB of memory for an hour; likewise")
+    gb_month: Rate = Field(0.02, description="your price of a GB of storage for a month; likewise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +79,16 @@ class Line:
         what: For people.
         value: In ``unit``.
         unit: ``bytes``, ``ms``, ``cores``, …; empty for prices, whose currency is that of the prices given.
-        kind: ``measured`` here, or ``calculated``.
         why: The file of the measurement, or the formula.
+        kind: ``measured`` here, or ``calculated``.
     """
 
     key: str
     what: str
     value: float
     unit: str
-    kind: Kind
     why: str
+    kind: Kind = "calculated"
 
     @property
     def shown(self) -> str:
@@ -111,35 +112,30 @@ class Plan:
     sections: dict[str, list[Line]]
     notes: list[str]
 
+    @property
+    def lines(self) -> dict[str, Line]:
+        """All of them by key."""
+        return {line.key: line for lines in self.sections.values() for line in lines}
+
     def __getitem__(self, key: str) -> float:
         """The value of a line; ``KeyError`` where the plan has none of that key."""
-        for lines in self.sections.values():
-            for line in lines:
-                if line.key == key:
-                    return line.value
-        raise KeyError(key)
-
-    def get(self, key: str) -> float | None:
-        """As ``[key]``; ``None`` where there is none."""
-        try:
-            return self[key]
-        except KeyError:
-            return None
+        return self.lines[key].value
 
 
 def make_plan(wishes: Wishes) -> Plan:
     """Calculate a plan."""
     draft = _Draft(wishes)
     sections = {
-        "The vectors' memory by index": list(draft.memory_by_index()),
-        "The first import": list(draft.first_import()),
-        "Serving": list(draft.serving()),
-        **({"Milvus": list(draft.milvus(draft.index))} if draft.index is not None else {}),
-        "Storage": list(draft.storage()),
-        "Later": list(draft.later()),
+        "The vectors' memory by index": draft.memory_by_index(),
+        "Importing": draft.importing(),
+        "Serving": draft.serving(),
+        "Milvus": draft.milvus(),
+        "Storage": draft.storage(),
+        "Cost, in the currency of your prices": draft.cost(),
     }
-    sections["Cost, in the currency of your prices"] = list(draft.cost())
-    return Plan(draft.runs, draft.index or "in memory", sections, list(draft.notes()))
+    made = {title: list(lines) for title, lines in sections.items()}
+    made = {title: lines for title, lines in made.items() if lines}
+    return Plan(draft.runs, draft.index or "in memory", made, list(draft.notes()))
 
 
 class _Draft:
@@ -147,68 +143,49 @@ class _Draft:
 
     def __init__(self, wishes: Wishes) -> None:
         self.wishes = w = wishes
-        self.index = w.index
-        self.import_ms = sizes.import_core_ms(w.precision)
-        self.text_ms = sizes.text_core_ms(w.precision)
-        self.picture_ms = sizes.picture_core_ms(w.precision)
-        self.scan_ms = sizes.scan_core_ms(w.pictures, w.precision, w.dimension)
-        self.loop = rates.KNOWN_TEXTS[w.precision][rates.SEARCHED_ROWS]
-        if self.index is None and not self._fits_one_process():
-            self.index = "IVF_FLAT"
-        if self.index is not None:
-            self.scan_ms = 0.0  # Milvus searches
-        self.cores = self._cores()
-        self.bearing = self._bearing()
-        self.servers = self.bearing + (self.index is not None)
-        self.process = self._process() if self.index is None else sizes.process_bytes(0, w.precision)
-        self.in_flight = 4 * sizes.setting("max_bytes_in_flight")
-        self.server_gb = math.ceil((self.process + self.in_flight) / 1e9)
-        self.records = w.pictures * sizes.record_bytes(w.metadata_bytes)
-        self.nodes, self.node_cores, self.node_bytes, self.index_ms = 0, 0.0, 0.0, 0.0
+        self.imported = rates.IMPORTED[w.precision]
+        self.import_core_hours = w.pictures * self.imported.core_ms / 3_600_000
+        self._serve(w.index)
+        if self.index is None and (w.pictures > sizes.setting("resident_max_rows") or self.bearing > 1):
+            self._serve("IVF_FLAT")
+        self.servers = self.bearing + (self.index is not None)  # one may be lost
+        if self.index is None:
+            self.at_rest = sizes.process_bytes(w.pictures, w.precision, w.dimension, w.metadata_bytes)
+        else:
+            self.at_rest = rates.PROCESS_MB[w.precision][min(rates.PROCESS_MB[w.precision])].value * 1e6
+        self.server_bytes = self.at_rest + 4 * sizes.setting("max_bytes_in_flight")
+        self.searches = w.qps + w.picture_qps
+        self.nodes, self.node_cores, self.node_bytes = 0, 0.0, 0.0
         if self.index is not None:
             self._plan_nodes(self.index)
 
+    def _serve(self, index: PlannedIndex | None) -> None:
+        """Cores and servers that bear the peak, none of them lost."""
+        w = self.wishes
+        self.index = index
+        if index is None:
+            self.text_ms = sizes.text_core_ms(w.pictures, w.precision, w.dimension)
+            self.most = rates.KNOWN_TEXTS[w.precision][rates.SEARCHED_ROWS]
+        else:
+            self.text_ms = sizes.milvus_text_core_ms(w.precision)
+            self.most = rates.MILVUS_KNOWN_TEXTS[rates.SEARCHED_ROWS]
+        embedding = rates.PICTURES_EMBEDDED[w.precision].core_ms
+        self.picture_ms = embedding + self.text_ms - rates.TEXT_SEARCHES[w.precision].core_ms
+        asked = (w.qps, self.text_ms), (w.picture_qps, self.picture_ms), (w.inserts_per_second, self.imported.core_ms)
+        self.terms = [f"{rate:g}/s · {ms:.1f} ms" for rate, ms in asked if rate] or ["nothing asked for"]
+        self.cores = sum(rate * ms for rate, ms in asked) / 1000
+        by_cores = self.cores / (w.server_cores * w.busy)
+        by_process = (w.qps + w.picture_qps) / (self.most.value * w.busy)
+        self.bearing = max(1, math.ceil(by_cores), math.ceil(by_process))
+
     def _plan_nodes(self, index: PlannedIndex) -> None:
         w = self.wishes
-        self.index_ms = sizes.index_core_ms(index, w.effort, w.pictures, w.dimension)
-        self.node_cores = (w.qps + w.picture_qps) * self.index_ms / 1000
-        self.node_bytes = w.replicas * (sizes.index_bytes(index, w.pictures, w.dimension) + self.records)
-        self.nodes = max(
-            w.replicas,
-            math.ceil(self.node_bytes / (w.node_gb * 1e9 * w.full)),
-            math.ceil(self.node_cores / (w.node_cores * w.busy)),
-        )
+        self.node_cores = self.searches * sizes.index_core_ms(index, w.effort, w.pictures, w.dimension) / 1000
+        self.node_bytes = sizes.milvus_bytes(index, w.pictures, w.dimension, w.metadata_bytes)
+        by_memory, by_cores = self.node_bytes / (w.node_gb * 1e9), self.node_cores / w.node_cores
+        self.nodes = max(1, math.ceil(by_memory / _FULL_SHARE), math.ceil(by_cores / w.busy))
         if self.nodes > 1:  # one may be lost
-            by_memory = self.node_bytes / (w.node_gb * 1e9 * _LOADED_SHARE)
-            self.nodes = max(self.nodes, 1 + math.ceil(max(by_memory, self.node_cores / w.node_cores)))
-
-    def _fits_one_process(self) -> bool:
-        """Whether Milvus Lite will do: its copy in memory holds the pictures, and one machine bears the peak."""
-        w = self.wishes
-        return w.pictures <= sizes.setting("resident_max_rows") and w.replicas == 1 and self._bearing() == 1
-
-    def _bearing(self) -> int:
-        """Servers that bear the peak, none of them lost."""
-        w = self.wishes
-        by_cores = self._cores() / (w.server_cores * w.busy)
-        by_loop = (w.qps + w.picture_qps) / (self.loop.value * w.busy)
-        return max(1, math.ceil(by_cores), math.ceil(by_loop))
-
-    def _cores(self) -> float:
-        """Cores that the servers need at the peak."""
-        w = self.wishes
-        milliseconds = (
-            w.qps * (self.text_ms + self.scan_ms)
-            + w.picture_qps * (self.picture_ms + self.scan_ms)
-            + w.inserts * self.import_ms
-        )
-        return milliseconds / 1000
-
-    def _process(self) -> float:
-        """Memory of a server that keeps the pictures in memory."""
-        w = self.wishes
-        more = sizes.more_in_memory(w.pictures, w.dimension, w.metadata_bytes)
-        return sizes.process_bytes(w.pictures, w.precision) + more
+            self.nodes = max(self.nodes, 1 + math.ceil(max(by_memory / _LOADED_SHARE, by_cores)))
 
     @property
     def runs(self) -> Runs:
@@ -220,322 +197,125 @@ class _Draft:
         w = self.wishes
         for index in (*sizes.PLANNED, *sizes.NOT_MADE):
             size = sizes.index_bytes(index, w.pictures, w.dimension)
-            yield Line(f"vectors_{index.lower()}_bytes", index, size, "bytes", "calculated", sizes.index_formula(index))
-        if w.pictures <= sizes.setting("resident_max_rows"):
-            more = sizes.more_in_memory(w.pictures, w.dimension, w.metadata_bytes)
-            beyond = f"; + n · {more / w.pictures:.0f} B for dimension and metadata" if more else ""
-            yield Line(
-                "resident_bytes",
-                "clipseek's copy in memory",
-                sizes.resident_bytes(w.pictures) + more,
-                "bytes",
-                "measured" if w.pictures in rates.RESIDENT_BYTES and not more else "calculated",
-                f"resident.json: copies, bytes_per_row · n{beyond}",
-            )
-            yield Line(
-                "process_in_memory_bytes",
-                "… the whole process",
-                self._process(),
-                "bytes",
-                "measured" if w.pictures in rates.PROCESS_MB[w.precision] and not more else "calculated",
-                f"cpu.json: scale/sizes/{w.precision}/*/rss_mb_at_start, interpolated{beyond}",
-            )
+            yield Line(f"vectors_{index.lower()}_bytes", index, size, "bytes", sizes.index_formula(index))
 
-    def first_import(self) -> Iterator[Line]:
+    def importing(self) -> Iterator[Line]:
         w = self.wishes
-        rate = rates.IMPORTED[w.precision]
-        core_hours = w.pictures * self.import_ms / 3_600_000
-        cores = core_hours / w.import_hours
-        yield Line(
-            "import_per_core",
-            "a core imports",
-            rate.value / rates.CORES,
-            "pictures/s",
-            "measured",
-            f"{rate.source} ÷ {rates.CORES} cores",
-        )
-        yield Line(
-            "import_core_hours",
-            "all of them take",
-            core_hours,
-            "core-h",
-            "calculated",
-            f"{w.pictures:,} ÷ {rate.value / rates.CORES:.2f}/s ÷ 3,600 s",
-        )
-        yield Line("import_cores", "cores for the time given", cores, "cores", "calculated", f"÷ {w.import_hours:g} h")
-        if self.index is None:
-            yield Line(
-                "import_hours",
-                "on the one machine",
-                core_hours / w.server_cores,
-                "h",
-                "calculated",
-                f"÷ {w.server_cores} cores: Milvus Lite admits one process",
-            )
-        else:
+        rate, hours = self.imported.value / rates.CORES, self.import_core_hours
+        why = f"{self.imported.source} ÷ {rates.CORES} cores"
+        yield Line("import_per_core", "a core imports", rate, "pictures/s", why, "measured")
+        yield Line("import_core_hours", "all pictures take", hours, "core-h", f"n ÷ {rate:.2f}/s ÷ 3,600 s")
+        cores = hours / w.import_hours
+        yield Line("import_cores", "cores for the time given", cores, "cores", f"÷ {w.import_hours:g} h")
+        if self.index is not None:
             machines = math.ceil(cores / w.server_cores)
-            yield Line(
-                "import_machines", "machines", machines, "", "calculated", f"of {w.server_cores} cores, rounded up"
-            )
-            rows, seconds = rates.BUILD_SECONDS[self.index]
-            yield Line(
-                "build_core_hours",
-                "Milvus builds its index in",
-                sizes.build_core_hours(self.index, w.pictures, w.dimension),
-                "core-h",
-                "calculated",
-                f"milvus_index.json, build_s: {seconds:,.1f} s · {rates.CORES} cores for {rows:,}, in proportion",
-            )
+            yield Line("import_machines", "machines", machines, "", f"of {w.server_cores} cores, rounded up")
+        why = f"÷ {w.server_cores} cores; a rebuild takes as long, with writes held meanwhile"
+        yield Line("one_server_ms", "one server alone takes", hours / w.server_cores * 3_600_000, "ms", why)
 
     def serving(self) -> Iterator[Line]:
         w = self.wishes
-        rate = rates.TEXT_SEARCHES[w.precision]
-        yield Line(
-            "text_per_core",
-            "a core bears searches by text",
-            rate.value / rates.CORES,
-            "/s",
-            "measured",
-            f"{rate.source} ÷ {rates.CORES} cores; new texts, {rates.SEARCHED_ROWS:,} pictures in memory",
-        )
-        if w.picture_qps:
-            rate = rates.PICTURES_EMBEDDED[w.precision]
-            yield Line(
-                "picture_per_core",
-                "… searches by picture",
-                rate.value / rates.CORES,
-                "/s",
-                "measured",
-                f"{rate.source} ÷ {rates.CORES} cores",
-            )
+        measured = rates.TEXT_SEARCHES[w.precision]
         if self.index is None:
-            yield Line(
-                "scan_core_ms",
-                "more of a core for each search",
-                self.scan_ms,
-                "ms",
-                "calculated",
-                f"cpu.json: scale/sizes/{w.precision}/*/cached_rate, against {rates.SEARCHED_ROWS:,}",
-            )
-        parts = (
-            (w.qps, self.text_ms + self.scan_ms),
-            (w.picture_qps, self.picture_ms + self.scan_ms),
-            (w.inserts, self.import_ms),
-        )
-        terms = [f"{rate:g}/s · {ms:.1f} ms" for rate, ms in parts if rate] or ["nothing asked for"]
-        yield Line("serving_cores", "cores at the peak", self.cores, "cores", "calculated", " + ".join(terms))
-        yield Line(
-            "searches_per_process",
-            "one process answers at most",
-            self.loop.value,
-            "/s",
-            "measured",
-            f"{self.loop.source}: no model runs, about what one event loop allows",
-        )
-        spare = "and one to lose" if self.index is not None else "none to lose"
-        yield Line(
-            "servers",
-            "servers",
-            self.servers,
-            "",
-            "calculated",
-            f"{self.cores:.3g} cores ÷ ({w.server_cores} · {w.busy:g}) rounded up: {self.bearing}, {spare}",
-        )
-        yield Line(
-            "server_bytes",
-            "memory of each at rest",
-            self.process,
-            "bytes",
-            "calculated" if self.index is None else "measured",
-            "as above"
-            if self.index is None
-            else rates.PROCESS_MB[w.precision][min(rates.PROCESS_MB[w.precision])].source,
-        )
-        yield Line(
-            "server_peak_bytes",
-            "… at most, with pictures in flight",
-            self.process + self.in_flight,
-            "bytes",
-            "calculated",
-            "+ 4 · max_bytes_in_flight",
-        )
+            more = f"scale/sizes/{w.precision}/*/cached_rate for more than {rates.SEARCHED_ROWS:,} pictures"
+        else:
+            more = f"what Milvus adds here by {rates.MILVUS_NEW_TEXTS.path}"
+        kind: Kind = "measured" if self.text_ms == measured.core_ms else "calculated"
+        why = f"of a core: {rates.CORES} ÷ {measured.source}, + {more}"
+        yield Line("text_core_ms", "a search by a new text takes", self.text_ms, "ms", why, kind)
+        if w.picture_qps:
+            why = f"{rates.CORES} ÷ {rates.PICTURES_EMBEDDED[w.precision].source}, + the same"
+            yield Line("picture_core_ms", "… by a new picture", self.picture_ms, "ms", why)
+        yield Line("serving_cores", "cores at the peak", self.cores, "cores", " + ".join(self.terms))
+        by_cores = f"{self.cores:.3g} cores ÷ ({w.server_cores} · {w.busy:g})"
+        by_process = f"{self.searches:g}/s ÷ ({self.most.value:,.0f} · {w.busy:g})"
+        spare = "none to lose" if self.index is None else "and one to lose"
+        known = f"known texts, {self.most.source}"
+        why = f"the larger of {by_cores} and {by_process} ({known}): {self.bearing}, {spare}"
+        yield Line("servers", "servers", self.servers, "", why)
+        why = f"{self.at_rest / 1e9:.2f} GB, cpu.json: scale/sizes/*/rss_mb_at_start; + 4 · max_bytes_in_flight"
+        yield Line("server_bytes", "memory of each, at most", self.server_bytes, "bytes", why)
 
-    def milvus(self, index: PlannedIndex) -> Iterator[Line]:
-        w = self.wishes
+    def milvus(self) -> Iterator[Line]:
+        w, index = self.wishes, self.index
+        if index is None:
+            return
         times = rates.INDEX_TIMES[index, w.effort]
-        searched = times.search or "all vectors"
-        most = max(times.p50_ms)
-        beyond = "" if w.pictures <= most else f", from {most:,} extrapolated"
-        recall = times.recall_texts[max(times.recall_texts)]
-        yield Line(
-            "index_core_ms",
-            f"{index}: one search takes",
-            self.index_ms,
-            "ms",
-            "calculated",
-            f"of a core, at most: milvus_index.json, p50 with {searched} · cores then busy{beyond}",
-        )
-        yield Line(
-            "recall_texts",
-            "… and finds of a text's ten nearest",
-            recall,
-            "",
-            "measured",
-            f"milvus_index.json: {searched} among {max(times.recall_texts):,}",
-        )
-        yield Line(
-            "node_cores",
-            "cores of query nodes",
-            self.node_cores,
-            "cores",
-            "calculated",
-            f"{self.index_ms:,.1f} ms · {w.qps + w.picture_qps:g}/s",
-        )
+        searched, most = times.search or "all vectors", max(times.p50_ms)
+        why = f"of a core, {searched}: {rates.CORES} cores ÷ cpu.json: milvus/*/cached_rate, less the server's"
+        if (index, w.effort) != ("IVF_FLAT", "default"):
+            why += "; · p50 ÷ IVF_FLAT's in milvus_index.json"
+        why += "" if w.pictures <= most else f"; from {most:,} extrapolated"
+        one = sizes.index_core_ms(index, w.effort, w.pictures, w.dimension)
+        yield Line("index_core_ms", f"{index}: one search takes", one, "ms", why)
+        why = f"milvus_index.json: {searched} among {most:,}"
+        yield Line("recall_texts", "… finds of a text's ten nearest", times.recall_texts[most], "", why, "measured")
+        yield Line("node_cores", "its cores", self.node_cores, "cores", f"{one:,.1f} ms · {self.searches:g}/s")
         for other in sizes.PLANNED:
             if other != index:
-                ms = sizes.index_core_ms(other, w.effort, w.pictures, w.dimension)
-                cores = (w.qps + w.picture_qps) * ms / 1000
-                yield Line(
-                    f"node_cores_{other.lower()}", f"… with {other}", cores, "cores", "calculated", "the same way"
-                )
-        yield Line(
-            "node_bytes",
-            "memory of vectors and records",
-            self.node_bytes,
-            "bytes",
-            "calculated",
-            f"(index + {sizes.record_bytes(w.metadata_bytes)} B a record) · {w.replicas} replica(s)",
-        )
-        yield Line(
-            "nodes",
-            "query nodes" if self.nodes > 1 else "machines (a standalone Milvus)",
-            self.nodes,
-            "",
-            "calculated",
-            self._why_nodes(),
-        )
-        yield Line(
-            "search_alone_ms",
-            "one search alone takes, at best",
-            self.index_ms / (self.nodes * w.node_cores),
-            "ms",
-            "calculated",
-            f"÷ {self.nodes:,} · {w.node_cores} cores",
-        )
-
-    def _why_nodes(self) -> str:
-        w = self.wishes
-        by_cores = f"{self.node_cores:,.0f} cores ÷ ({w.node_cores} · {w.busy:g})"
-        by_memory = f"{self.node_bytes / 1e9:,.1f} GB ÷ ({w.node_gb:g} · {w.full:g})"
+                cores = self.searches * sizes.index_core_ms(other, w.effort, w.pictures, w.dimension) / 1000
+                yield Line(f"node_cores_{other.lower()}", f"… with {other}", cores, "cores", "the same way")
+        process, around = sizes.milvus_parts()
+        record = f"n · ({sizes.record_bytes(w.metadata_bytes)} B a record + {around:.0f} B around it)"
+        why = f"index + {record} + {process / 1e9:.2f} GB; the last two by cpu.json: milvus/*/milvus_rss_mb"
+        yield Line("node_bytes", "its memory", self.node_bytes, "bytes", why)
+        by_cores = f"{self.node_cores:,.1f} cores ÷ ({w.node_cores} · {w.busy:g})"
+        by_memory = f"{self.node_bytes / 1e9:,.1f} GB ÷ ({w.node_gb:g} · {_FULL_SHARE:g})"
         spare = f"; at most {_LOADED_SHARE:.0%} full and all busy when one is lost" if self.nodes > 1 else ""
-        return f"the larger of {by_cores} and {by_memory}{spare}"
+        what = "query nodes" if self.nodes > 1 else "machines (a standalone Milvus)"
+        yield Line("nodes", what, self.nodes, "", f"the larger of {by_cores} and {by_memory}{spare}")
 
     def storage(self) -> Iterator[Line]:
         w = self.wishes
-        originals, thumbnails = w.pictures * w.picture_kb * 1000, w.pictures * w.thumbnail_kb * 1000
-        rows = self.records + w.pictures * 4 * w.dimension
-        yield Line("originals_bytes", "pictures", originals, "bytes", "calculated", f"n · {w.picture_kb:g} KB")
-        yield Line(
-            "thumbnails_bytes",
-            "thumbnails",
-            thumbnails,
-            "bytes",
-            "calculated",
-            f"n · {w.thumbnail_kb:g} KB; 32 KiB each at most",
-        )
-        yield Line(
-            "rows_bytes",
-            "records and vectors on disk, at least",
-            rows,
-            "bytes",
-            "calculated",
-            f"n · ({sizes.record_bytes(w.metadata_bytes)} B a record + 4·d)",
-        )
+        store = w.pictures * (w.picture_kb + rates.THUMBNAIL_KB) * 1000
+        why = f"n · ({w.picture_kb:g} KB + {rates.THUMBNAIL_KB:g} KB of thumbnail)"
+        yield Line("image_store_bytes", "image store", store, "bytes", why)
+        record = sizes.record_bytes(w.metadata_bytes)
+        rows = float(w.pictures * (record + 4 * w.dimension))
+        why = f"n · ({record} B a record + 4·d)"
         if self.index is not None:
-            yield Line(
-                "index_files_bytes",
-                "files of the index, at least",
-                sizes.index_bytes(self.index, w.pictures, w.dimension),
-                "bytes",
-                "calculated",
-                "as in memory",
-            )
-
-    def later(self) -> Iterator[Line]:
-        w = self.wishes
-        hours = w.pictures * self.import_ms / 3_600_000 / w.server_cores
-        yield Line(
-            "rebuild_ms",
-            "a rebuild, writes held meanwhile",
-            hours * 3_600_000,
-            "ms",
-            "calculated",
-            f"the import's core-hours ÷ {w.server_cores} cores: one server does it",
-        )
-        yield Line(
-            "sweep_keys",
-            "a sweep lists",
-            2 * w.pictures,
-            "keys",
-            "calculated",
-            f"2 a picture, {_LIST_PAGE:,} a request to an object store; each server, every --sweep-interval",
-        )
+            rows += sizes.index_bytes(self.index, w.pictures, w.dimension)
+            why += " + the index, as in memory"
+        yield Line("milvus_disk_bytes", "Milvus on disk, at least", rows, "bytes", why)
 
     def cost(self) -> Iterator[Line]:
         w = self.wishes
-        stored = sum(line.value for line in self.storage()) / 1e9
-        build = sizes.build_core_hours(self.index, w.pictures, w.dimension) if self.index is not None else 0.0
-        once = (w.pictures * self.import_ms / 3_600_000 + build) * w.core_hour
-        servers = self.servers * (w.server_cores * w.core_hour + self.server_gb * w.gb_hour) * HOURS_OF_A_MONTH
+        once = self.import_core_hours * w.core_hour
+        server = w.server_cores * w.core_hour + math.ceil(self.server_bytes / 1e9) * w.gb_hour
+        servers = self.servers * server * HOURS_OF_A_MONTH
         nodes = self.nodes * (w.node_cores * w.core_hour + w.node_gb * w.gb_hour) * HOURS_OF_A_MONTH
-        storage = stored * w.gb_month
-        per_hour = f"{w.core_hour:g} a core-hour, {w.gb_hour:g} a GB-hour of memory"
-        yield Line("cost_import", "the first import, once", once, "", "calculated", f"{w.core_hour:g} a core-hour")
-        yield Line(
-            "cost_servers", "servers, a month", servers, "", "calculated", f"{per_hour}, {HOURS_OF_A_MONTH} hours"
-        )
+        storage = sum(line.value for line in self.storage()) / 1e9 * w.gb_month
+        per_hour = f"{w.core_hour:g} a core-hour, {w.gb_hour:g} a GB-hour of memory, {HOURS_OF_A_MONTH} hours"
+        yield Line("cost_import", "the first import, once", once, "", f"{w.core_hour:g} a core-hour")
+        yield Line("cost_servers", "servers, a month", servers, "", per_hour)
         if self.nodes:
-            yield Line("cost_milvus", "Milvus' nodes, a month", nodes, "", "calculated", "the same")
-        yield Line("cost_storage", "storage, a month", storage, "", "calculated", f"{w.gb_month:g} a GB-month")
-        yield Line("cost_month", "together, a month", servers + nodes + storage, "", "calculated", "sum")
+            yield Line("cost_milvus", "Milvus' nodes, a month", nodes, "", "the same")
+        yield Line("cost_storage", "storage, a month", storage, "", f"{w.gb_month:g} a GB-month")
+        yield Line("cost_month", "together, a month", servers + nodes + storage, "", "sum")
 
     def notes(self) -> Iterator[str]:
         w = self.wishes
-        yield (
-            "The prices are round numbers to be replaced by yours: --core-hour, --gb-hour, --gb-month. "
-            "Traffic and requests are not in them."
-        )
+        yield "The prices are round numbers to be replaced by yours; traffic and requests are not in them."
         yield (
             f"The rates are of machines with {rates.CORES} cores and no GPU, with CLIP ViT-B/32 and JPEGs of 1920x1080 "
             "in 500 KB, the load generator on the same cores; that more cores bear as many times more is assumed."
         )
         if w.dimension != rates.MEASURED_DIMENSION:
-            yield (
-                f"Scans are taken as proportional to the dimension; a model of {w.dimension} numbers is another one "
-                "than ViT-B/32, with other rates: measure yours with python -m benchmarks short."
-            )
+            yield "Another dimension is another model, with other rates: measure them with python -m benchmarks short."
         if self.index is None:
-            yield (
-                "Milvus Lite admits one process: while it restarts nobody is served, and the copy in memory is loaded "
-                "anew. --index IVF_FLAT plans for a Milvus server, which several servers can share."
-            )
+            yield "Milvus Lite admits one process: while it restarts nobody is served. --index plans for a server."
             return
         if self.runs == "standalone":
             yield "A standalone Milvus is one machine: while it is away, searches and writes answer UNAVAILABLE."
+        else:
+            yield (
+                "What a cluster needs beside its query nodes comes on top: etcd, message queue, object store, "
+                "coordinators, proxies, data and index nodes; and replicas, which are set in Milvus."
+            )
         if self.index == "IVF_FLAT":
             times = sizes.setting("ivf_nlist") // sizes.setting("ivf_nprobe")
             yield f"Searches with a filter look into all clusters of IVF_FLAT: up to {times} times the work by default."
-        yield (
-            "Searches that wait go to Milvus up to 32 in a call, which may take less of a core than one at a time, "
-            "from which it is calculated here; each server has one call of a collection under way at a time."
-        )
-        yield (
-            "Milvus' etcd, message queue, object store, coordinators, proxies, data and index nodes come on top, and "
-            "so does what it needs around each record. More replicas than one are set in Milvus, not in clipseek."
-        )
         most = max(rates.INDEX_TIMES[self.index, w.effort].p50_ms)
         if w.pictures > most:
-            yield (
-                f"Nothing beyond {most:,} pictures was ever tried here with {self.index}: measure before you buy, with "
-                "python -m benchmarks.milvus_index."
-            )
+            measure = "measure before you buy, with python -m benchmarks.milvus_index"
+            yield f"Nothing beyond {most:,} pictures was ever tried here with {self.index}: {measure}."

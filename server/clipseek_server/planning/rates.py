@@ -13,8 +13,11 @@ CORES = 2
 MEASURED_DIMENSION = 512
 """Of the vectors that were measured."""
 
-METADATA_BYTES = 40
-"""Of a row that was measured, about, as JSON."""
+RECORD_BYTES = 183
+"""Of a record that was measured, about: ids were eleven characters long, keys eighteen, metadata forty as JSON."""
+
+THUMBNAIL_KB = 8.4
+"""Of the measured pictures' thumbnails, mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,11 @@ class Measured:
     def source(self) -> str:
         """For people."""
         return f"{self.file}: {self.path}"
+
+    @property
+    def core_ms(self) -> float:
+        """Core-milliseconds of one, where the value is a rate of all cores."""
+        return 1000 * CORES / self.value
 
 
 def _cpu(value: float, path: str) -> Measured:
@@ -78,9 +86,22 @@ PROCESS_MB: dict[Precision, dict[int, Measured]] = {
 }
 """Memory of the server's process once it has started, by pictures in memory; searches made it grow no larger."""
 
-RESIDENT_BYTES: dict[int, float] = {100_000: 4270.0, 300_000: 3823.0}
-"""Of a picture in the copy in memory, by pictures, the larger of both kinds of vectors; ``resident.json``'s
-``bytes_per_row``. Of fewer, what is loaded once for all of them counts for more."""
+
+def _with_milvus(name: str, values: dict[int, float]) -> dict[int, Measured]:
+    return {rows: _cpu(value, f"milvus/{rows}/{name}") for rows, value in values.items()}
+
+
+MILVUS_KNOWN_TEXTS = _with_milvus("cached_rate", {10_000: 376.8, 100_000: 257.4, 1_000_000: 48.15})
+"""As ``KNOWN_TEXTS``, through a Milvus server on the same cores: fp32, ``IVF_FLAT`` with the settings' defaults."""
+
+MILVUS_NEW_TEXTS = _cpu(115.0, "milvus/10000/callers/64/rate")
+"""Searches a second by new texts, ``SEARCHED_ROWS`` pictures in that Milvus: the most of any number of callers."""
+
+MILVUS_MB = _with_milvus("milvus_rss_mb", {10_000: 468.5, 100_000: 687.0, 1_000_000: 3277.0})
+"""Memory of that Milvus, a single process, by rows."""
+
+MILVUS_SEGMENTS = _with_milvus("segments", {1_000_000: 7})
+"""How many it kept them in once it had come to rest, each with an index of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +145,3 @@ INDEX_TIMES: dict[tuple[PlannedIndex, Effort], IndexTimes] = {
     ("HNSW", "fast"): IndexTimes(_HNSW, "ef=256", {10_000: 5.128, 100_000: 7.987}, {10_000: 0.9935, 100_000: 0.9025}),
 }
 """What the settings' defaults do, and a quarter of them, which is effort FAST."""
-
-SEGMENTS: dict[int, int] = {10_000: 1, 100_000: 1, 1_000_000: 4}
-"""By rows: how many segments Milvus had, each with an index of its own."""
-
-SEGMENT_ROWS = 250_000
-
-BUILD_SECONDS: dict[PlannedIndex, tuple[int, float]] = {
-    "FLAT": (1_000_000, 0.06660),
-    "IVF_FLAT": (1_000_000, 1207.0),
-    "HNSW": (100_000, 141.9),
-}
-"""Rows, the most that were measured, and the seconds in which their index was built on all cores."""

@@ -19,12 +19,12 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_a_table_says_of_each_number_how_it_was_found(capsys: pytest.CaptureFixture[str]) -> None:
     text = planned(capsys, "--pictures", "50M", "--qps", "200")
     assert text.startswith("50,000,000 pictures, 200 searches/s by text, vectors of 512, fp32: ")
-    lines = text.partition("\nAssumed\n")[0].splitlines()
+    lines = text.partition("\nNotes\n")[0].splitlines()
     numbers = [line for line in lines if line.startswith("  ") and line[2] != " "]
-    assert len(numbers) > 25
+    assert len(numbers) > 20
     assert all("  measured  " in line or "  calculated  " in line for line in numbers)
-    [cores] = [line for line in numbers if "cores of query nodes" in line]
-    assert "1,058 cores" in cores
+    [cores] = [line for line in numbers if "its cores" in line]
+    assert "399 cores" in cores
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -32,13 +32,12 @@ def test_json_holds_wishes_and_lines(capsys: pytest.CaptureFixture[str]) -> None
     flags = ["--qps", "5", "--inserts-per-second", "2", "--dimension", "768", "--precision", "int8", "--core-hour", "1"]
     document = json.loads(planned(capsys, "--pictures", "1.5M", *flags, "--json"))
     assert document["wishes"]["pictures"] == 1_500_000
-    assert document["wishes"]["inserts"] == 2
+    assert document["wishes"]["inserts_per_second"] == 2
     assert (document["runs"], document["index"]) == ("standalone", "IVF_FLAT")
     lines = {line["key"]: line for line in document["lines"]}
     assert lines["vectors_flat_bytes"]["value"] == 1_500_000 * 768 * 4
     assert lines["import_per_core"]["kind"] == "measured"
-    build, embed = lines["build_core_hours"]["value"], lines["import_core_hours"]["value"]
-    assert lines["cost_import"]["value"] == pytest.approx(build + embed)
+    assert lines["cost_import"]["value"] == pytest.approx(lines["import_core_hours"]["value"])
 
 
 @pytest.mark.parametrize(
@@ -46,13 +45,12 @@ def test_json_holds_wishes_and_lines(capsys: pytest.CaptureFixture[str]) -> None
     [
         ([], "--pictures"),
         (["--pictures", "many"], "'many' is no number of pictures: write 10k, 50M, 1B or 300,000"),
-        (["--pictures", "0"], "out of range"),
-        (["--pictures", "1M", "--qps", "-1"], "-1 is out of range: 0 to 1e+09"),
-        (["--pictures", "1M", "--qps", "nan"], "nan is out of range"),
-        (["--pictures", "1M", "--busy", "1.5"], "1.5 is out of range: 0.01 to 1"),
-        (["--pictures", "1M", "--replicas", "0"], "0 is out of range: 1 to 65536"),
-        (["--pictures", "1M", "--dimension", "5.5"], "'5.5' is no whole number"),
-        (["--pictures", "1M", "--index", "DISKANN"], "invalid choice: 'DISKANN'"),
+        (["--pictures", "0"], "argument --pictures: 0: Input should be greater than or equal to 1"),
+        (["--pictures", "1M", "--qps", "-1"], "argument --qps: -1: Input should be greater than or equal to 0"),
+        (["--pictures", "1M", "--qps", "nan"], "should be a finite number"),
+        (["--pictures", "1M", "--busy", "1.5"], "should be less than or equal to 1"),
+        (["--pictures", "1M", "--dimension", "5.5"], "argument --dimension: 5.5: Input should be a valid integer"),
+        (["--pictures", "1M", "--index", "DISKANN"], "should be 'FLAT', 'IVF_FLAT' or 'HNSW'"),
         (["--pictures", "1M", "--listen", "x"], "unrecognized arguments"),
     ],
 )
