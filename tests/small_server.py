@@ -94,7 +94,7 @@ class SmallServer:
 
     Attributes:
         calls: Name, request and request id of each call so far; streams are noted with their first message.
-        fail: By method, what the next calls answer.
+        fail: By method, what the next calls answer; by "DownloadImage chunk", what they say after a chunk.
         images: What is stored, by id, with the bytes.
         damage: What downloads do to the chunks that they send.
         gate: Calls named in ``gated`` wait for it.
@@ -127,6 +127,10 @@ class SmallServer:
         if name in self.gated:
             self.waiting.set()
             self.gate.wait(30)
+        self.fail_if_told(name, context)
+
+    def fail_if_told(self, name: str, context: grpc.ServicerContext) -> None:
+        """End a call if it is to fail."""
         if self.fail.get(name):
             self.fail[name].popleft().abort(context)
 
@@ -290,6 +294,7 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
         yield search_service_pb2.DownloadImageResponse(header=search_service_pb2.DownloadImageHeader(image=image))
         for chunk in self.state.damage([data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]):
             yield search_service_pb2.DownloadImageResponse(chunk=chunk)
+            self.state.fail_if_told("DownloadImage chunk", context)
 
 
 class Embedding(embedding_service_pb2_grpc.EmbeddingServiceServicer):

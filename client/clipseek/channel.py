@@ -4,6 +4,7 @@ import ipaddress
 import json
 import math
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -199,6 +200,16 @@ def token_metadata(token: str) -> Metadata:
 def deadline(timeout: float | None) -> float | None:
     """The seconds as gRPC takes them: its word for "no limit" is ``None``."""
     return None if timeout is None or math.isinf(timeout) else timeout
+
+
+def end_of(limit: float | None) -> float | None:
+    """When a time limit that begins now ends, by the monotonic clock."""
+    return None if limit is None else time.monotonic() + limit
+
+
+def until(end: float | None) -> float | None:
+    """The seconds that are left, as gRPC takes them."""
+    return None if end is None else max(0.001, end - time.monotonic())
 
 
 def new_request_id() -> str:

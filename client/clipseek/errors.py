@@ -100,6 +100,10 @@ class UnavailableError(ClipseekError):
     default_code = StatusCode.UNAVAILABLE
 
 
+class ConnectionLostError(UnavailableError):
+    """The connection broke before the answer came: nobody knows whether the call was done."""
+
+
 class StatusLostError(UnavailableError):
     """The server ended a stream, and gRPC lost the reason."""
 
@@ -242,8 +246,8 @@ def _from_transport(code: StatusCode, text: str, *, address: str, request_id: st
             text += "; if it wants TLS, say grpcs://"
     elif code is StatusCode.INTERNAL and _LOST in text:
         return StatusLostError(f"{address} ended the stream while it was being sent to", request_id=request_id)
-    elif code is StatusCode.UNAVAILABLE:
-        text = f"the connection to {address} broke ({text})"
+    elif kind is UnavailableError:
+        return ConnectionLostError(f"the connection to {address} broke ({text})", code=code, request_id=request_id)
     elif code is StatusCode.DEADLINE_EXCEEDED:
         text = f"{address} did not answer in time; allow more with timeout="
     elif code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:

@@ -27,6 +27,7 @@ from clipseek_server.encoding.model import LoadedModel
 from clipseek_server.encoding.pictures import MAX_SIDE, SUPPORTED_MEDIA_TYPES
 from clipseek_server.errors import StartupError
 from clipseek_server.images.folder import FolderStore
+from clipseek_server.images.objects import ObjectStore
 from clipseek_server.images.thumbnails import make_thumbnail
 from clipseek_server.rpc.access import Access
 from clipseek_server.rpc.admin_service import AdminService
@@ -80,7 +81,7 @@ class Server:
         """Load, connect, listen.
 
         Raises:
-            StartupError: A bundle, the data folder, Milvus Lite or the address cannot be used.
+            StartupError: A bundle, the data folder, the bucket, Milvus Lite or the address cannot be used.
         """
         async with AsyncExitStack() as stack:
             await self._start(stack)
@@ -100,7 +101,7 @@ class Server:
         connecting = asyncio.create_task(self._connect(stack))
         await asyncio.gather(loading, connecting, return_exceptions=True)
         models, index = Models(loading.result()), connecting.result()
-        store = await asyncio.to_thread(_open_store, settings.data_dir)
+        store = await _open_store(settings)
         stack.push_async_callback(store.close)
 
         collections = Collections(index, models, store, auto_create=settings.auto_create)
@@ -140,6 +141,7 @@ class Server:
                 ("InfoService", (info,)),
             ],
             max_message_bytes=settings.max_message_bytes,
+            max_connection_age=settings.max_connection_age,
         )
         self.address = _bind(server, settings.listen, _credentials(settings))
         if settings.metrics_listen:
@@ -163,7 +165,13 @@ class Server:
                 "everybody who reaches this address may read and change everything; see --tokens and --tls-certificate",
                 address=self.address,
             )
-        log.info("serving", address=self.address, models=[model.manifest.name for model in models], index=index.engine)
+        log.info(
+            "serving",
+            address=self.address,
+            models=[model.manifest.name for model in models],
+            index=index.engine,
+            image_store=settings.image_store or str(settings.data_dir / "images"),
+        )
 
     async def _load_models(self, stack: AsyncExitStack, decode_pool: DecodePool) -> Sequence[LoadedModel]:
         models = []
@@ -265,11 +273,19 @@ def _budget(total: int) -> ByteBudget:
     return ByteBudget(total, max_waiting=BUDGET_LINE, patience=BUDGET_PATIENCE)
 
 
-def _open_store(data_dir: Path) -> FolderStore:
-    try:
-        return FolderStore(data_dir / "images")
-    except OSError as error:
-        raise StartupError(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
+async def _open_store(settings: Settings) -> FolderStore | ObjectStore:
+    if not settings.image_store:
+        return await asyncio.to_thread(FolderStore, settings.data_dir / "images")
+    store = await asyncio.to_thread(
+        ObjectStore,
+        settings.image_store,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        tls_ca=settings.s3_tls_ca,
+        timeout=settings.s3_timeout,
+    )
+    await store.check()
+    return store
 
 
 def _bind(

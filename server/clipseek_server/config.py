@@ -6,6 +6,7 @@ Every setting is one field here; ``--help``, ``clipseek-server config`` and the 
 import argparse
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ _MAX_RESPONSE_BYTES = 4 * MIB
 """What gRPC's clients take unless told otherwise."""
 
 _MILVUS_SCHEMES = ("http://", "https://", "tcp://")
+
+_BUCKET_URL = re.compile(r"s3://[A-Za-z0-9][\w.-]{1,254}(/(?!\.{1,2}(/|$))[\w.-]+)*", re.ASCII)
+_ENDPOINT = re.compile(r"https?://[^\s/@?#]+/?")
 
 _RECORD_BYTES = 1024
 """More than a record without its metadata takes in a message."""
@@ -93,15 +97,42 @@ class Settings(BaseSettings):
         "",
         description="Second address, HOST:PORT, that serves grpc.health.v1 alone and never encrypted: for probes that speak no TLS; empty means none.",
     )
+    max_connection_age: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after which a client is asked to connect again, so that its calls reach servers that were added; calls in progress go on. 0 means never.",
+    )
     metrics_listen: str = Field(
         "",
         description="Address for Prometheus, HOST:PORT, e.g. 127.0.0.1:9464; empty means none. It has no authentication.",
     )
-    data_dir: Path = Field(Path("data"), description="Folder for Milvus Lite's files and the pictures' bytes.")
+    data_dir: Path = Field(
+        Path("data"),
+        description="Folder for Milvus Lite's files and the pictures' bytes; not used with a Milvus server and an object store.",
+    )
     bundles: Annotated[list[Path], NoDecode] = Field(
         [Path("bundles/default")], description="Model bundles to load, separated by commas; the first is the default."
     )
     auto_create: bool = Field(True, description="Whether an insert makes the collection it names.")
+
+    # Where pictures are.
+    image_store: str = Field(
+        "",
+        description="Bucket for the pictures' bytes, s3://BUCKET or s3://BUCKET/PREFIX; empty means the folder images in the data folder. Access keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine's role.",
+    )
+    s3_endpoint: str = Field(
+        "",
+        description="Address of an object store other than Amazon's, https://HOST:PORT or, not encrypted, http://HOST:PORT.",
+    )
+    s3_region: str = Field("", description="Region of the bucket; empty means AWS_REGION, or us-east-1.")
+    s3_tls_ca: Path | None = Field(
+        None, description="PEM file of an authority to trust beside the usual ones; with an https endpoint."
+    )
+    s3_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds that one call to the object store may take, tries included, before it counts as away.",
+    )
 
     # Models.
     providers: Annotated[list[str], NoDecode] = Field(
@@ -324,6 +355,7 @@ class Settings(BaseSettings):
                 f"rest: lower it to {streams}, or raise max_bytes_in_flight"
             )
         self._check_milvus()
+        self._check_image_store()
         self._check_tls()
         if self.ivf_nprobe > self.ivf_nlist:
             raise ValueError("ivf_nprobe must not exceed ivf_nlist")
@@ -365,6 +397,27 @@ class Settings(BaseSettings):
                 raise ValueError("milvus_tls_ca goes with an https:// milvus_uri")
             if not self.milvus_tls_ca.is_file():
                 raise ValueError(f"milvus_tls_ca: there is no file {self.milvus_tls_ca}")
+
+    def _check_image_store(self) -> None:
+        if not self.image_store:
+            for name in ("s3_endpoint", "s3_region", "s3_tls_ca"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for an object store: set image_store too, or leave it out")
+        elif not _BUCKET_URL.fullmatch(self.image_store):
+            raise ValueError(
+                "image_store must be s3://BUCKET or s3://BUCKET/PREFIX, of letters, digits, dots, hyphens and "
+                "underscores, or empty for a folder"
+            )
+        if self.s3_endpoint and not _ENDPOINT.fullmatch(self.s3_endpoint):
+            raise ValueError(
+                "s3_endpoint must be https://HOST:PORT or http://HOST:PORT and nothing else; access keys go into the "
+                "environment"
+            )
+        if self.s3_tls_ca is not None:
+            if self.s3_endpoint.startswith("http://"):
+                raise ValueError("s3_tls_ca goes with an https:// s3_endpoint")
+            if not self.s3_tls_ca.is_file():
+                raise ValueError(f"s3_tls_ca: there is no file {self.s3_tls_ca}")
 
     def _check_tls(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import types
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from structlog.testing import capture_logs
 
 from clipseek import BulkResult, Client, ClipseekError, InvalidArgumentError, UnavailableError
 from clipseek.v1 import image_pb2, search_service_pb2
@@ -598,3 +600,15 @@ def test_a_server_that_cannot_start_says_why(server, bundle, tmp_path):
 def test_no_server_answers():
     with Client("127.0.0.1:1") as client, pytest.raises(UnavailableError, match="clipseek-server serve"):
         client.info(timeout=10)
+
+
+def test_a_client_that_is_asked_to_connect_again_notices_nothing(bundle, tmp_path):
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path, max_connection_age=0.5)
+    with capture_logs() as logs, ServerThread(settings) as server, Client(server.address) as client:
+        client.insert(picture(1), image_id="a")
+        end = time.monotonic() + 60
+        while len({line["peer"] for line in logs if line["event"] == "call"}) < 3:
+            assert client.search_image(image_id="a").hits == ()
+            client.update("a", {"n": 1})
+            assert client.download("a") == picture(1)
+            assert time.monotonic() < end

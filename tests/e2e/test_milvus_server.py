@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import trustme
 from annotated_types import Le
 from pymilvus import MilvusClient
 
@@ -34,6 +36,7 @@ from clipseek_server.index.holds import LEASE_SECONDS
 from clipseek_server.index.metadata import MAX_STORED_BYTES, stored_bytes
 from clipseek_server.index.milvus import MilvusIndex
 from clipseek_server.index.records import Effort, Row
+from clipseek_server.index.schema import VECTOR_FIELD
 from clipseek_server.telemetry import Call
 from housekept import gated
 from index_rows import DIMENSION, listed, make, nearest, row, vector
@@ -156,6 +159,49 @@ async def test_index_types(server: int, tmp_path: Path, index_type: str, served:
     # An index is what it was made as, whatever the settings say now.
     async with _connected(tmp_path, index_type="FLAT" if index_type == "HNSW" else "HNSW") as later:
         assert (await later.open(collection.info.name)).info.index == index_type
+
+
+@pytest.mark.parametrize(
+    ("settings", "described"),
+    [
+        ({"index_type": "IVF_FLAT", "ivf_nlist": 1024, "ivf_nprobe": 5}, {"nlist": "1024"}),
+        ({"index_type": "HNSW", "hnsw_m": 8, "hnsw_ef": 64}, {"M": "8", "efConstruction": "300"}),
+    ],
+    ids=["IVF_FLAT", "HNSW"],
+)
+async def test_an_index_is_made_and_searched_as_the_settings_say(
+    server: int, tmp_path: Path, settings: dict[str, Any], described: dict[str, str]
+) -> None:
+    async with _connected(tmp_path, **settings) as index:
+        collection = await make(index, f"set_{settings['index_type'].lower()}")
+        made = await index._connection.call(MilvusClient.describe_index, collection.info.generation, VECTOR_FIELD)
+        assert {name: str(made[name]) for name in described} == described
+        await asyncio.gather(*(collection.upsert(row(f"{number:03d}", number), Call()) for number in range(200)))
+        assert [hit.record.image_id for hit in await nearest(collection, vector(42), 1)] == ["042"]
+
+
+async def test_a_collection_is_loaded_once(server: int, tmp_path: Path) -> None:
+    """Not by each search, as it could be: only when it is made, and once more by a server that starts."""
+    loads: list[int] = []
+    with milvus_proxy.proxied(f"127.0.0.1:{milvus_server.PORT}") as proxy:
+        proxy.before["LoadCollection"] = [lambda _: loads.append(1)] * 100
+        async with _connected(tmp_path, milvus_uri=f"http://{proxy.address}") as index:
+            await make(index, "loaded")
+            made = len(loads)
+            assert made
+            for number in range(3):
+                collection = await index.open("loaded")
+                await collection.upsert(row(f"{number}", number), Call())
+                await nearest(collection, vector(number))
+                await nearest(collection, vector(number), strong=False)
+                await collection.get([f"{number}"], Call())
+                assert len(await listed(collection)) == number + 1
+            assert len(loads) == made
+        async with _connected(tmp_path, milvus_uri=f"http://{proxy.address}") as index:
+            opened = await asyncio.gather(*(index.open("loaded") for _ in range(3)))
+            for collection in opened:
+                assert (await nearest(collection, vector(1)))[0].record.image_id == "1"
+            assert len(loads) == made + 1
 
 
 async def test_the_largest_requests(index: MilvusIndex) -> None:
@@ -362,6 +408,28 @@ async def test_a_token(server: int, tmp_path: Path) -> None:
                 await index.ping()
 
 
+async def test_tls(server: int, tmp_path: Path) -> None:
+    """Through a proxy that ends the encryption, as one in front of Milvus would."""
+    ours, another = trustme.CA(), trustme.CA()
+    for name, authority in (("ours", ours), ("another", another)):
+        authority.cert_pem.write_to_path(tmp_path / f"{name}.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["h2"])
+    ours.issue_cert("localhost").configure_cert(context)
+    port = _free_port()
+    uri = f"https://localhost:{port}"
+    async with _link(port, tls=context):
+        async with _connected(tmp_path, milvus_uri=uri, milvus_tls_ca=tmp_path / "ours.pem") as index:
+            await index.ping()
+            collection = await make(index, "encrypted")
+            await collection.upsert(row("a", 1), Call())
+            assert [hit.record.image_id for hit in await nearest(collection, vector(1))] == ["a"]
+        for settings in ({"milvus_tls_ca": tmp_path / "another.pem"}, {}):
+            async with _connected(tmp_path, milvus_uri=uri, milvus_timeout=3.0, **settings) as index:
+                with pytest.raises(IndexUnavailable):
+                    await index.ping()
+
+
 async def test_a_database(server: int, tmp_path: Path, index: MilvusIndex) -> None:
     await index._connection.call_catalogue(MilvusClient.create_database, "elsewhere")
     async with _connected(tmp_path, milvus_database="elsewhere") as other:
@@ -512,10 +580,10 @@ class _Link:
 
 
 @asynccontextmanager
-async def _link(port: int) -> AsyncIterator[_Link]:
-    """A link until the context ends; then all its connections break."""
+async def _link(port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[_Link]:
+    """A link until the context ends; then all its connections break. With ``tls`` it is encrypted up to here."""
     link = _Link()
-    listener = await asyncio.start_server(link.accept, "127.0.0.1", port)
+    listener = await asyncio.start_server(link.accept, "127.0.0.1", port, ssl=tls)
     try:
         yield link
     finally:

@@ -45,6 +45,14 @@ def test_bad_addresses(address):
         (["--milvus-password", "secret"], "set milvus_uri too"),
         (["--milvus-uri", "http://m:1", "--milvus-tls-ca", "ca.pem"], "https://"),
         (["--milvus-uri", "https://m:1", "--milvus-tls-ca", "/nope.pem"], "no file /nope.pem"),
+        (["--s3-endpoint", "http://minio:9000"], "set image_store too"),
+        (["--image-store", "s3://pictures", "--s3-endpoint", "minio:9000"], "https://HOST:PORT"),
+        (["--image-store", "s3://pictures", "--s3-endpoint", "http://m:1/pictures?x"], "https://HOST:PORT"),
+        (["--image-store", "s3://pictures", "--s3-tls-ca", "/nope.pem"], "no file /nope.pem"),
+        (
+            ["--image-store", "s3://pictures", "--s3-endpoint", "http://m:1", "--s3-tls-ca", "ca.pem"],
+            "https:// s3_endpoint",
+        ),
         (["--ivf-nlist", "8", "--ivf-nprobe", "9"], "ivf_nprobe"),
         (["--max-metadata-bytes", "3171"], "max_page_size.* 4 MB"),
         (["--max-top-k-with-mask", "81"], "max_top_k_with_mask.* 4 MB"),
@@ -59,6 +67,36 @@ def test_bad_addresses(address):
 def test_settings_that_do_not_fit_together(arguments, reason):
     with pytest.raises(ValidationError, match=reason):
         load(*arguments)
+
+
+@pytest.mark.parametrize("url", ["s3://pictures", "s3://my.pictures-2/of_me/2024"])
+def test_image_stores(url):
+    assert load("--image-store", url, "--s3-endpoint", "http://minio:9000").image_store == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pictures",
+        "/pictures",
+        "s3://",
+        "s3:///x",
+        "http://m/x",
+        "s3://a/",
+        "s3://a//b",
+        "s3://a/../b",
+        "s3://k:p@a",
+        "s3://a?b",
+    ],
+)
+def test_bad_image_stores(url):
+    with pytest.raises(ValidationError, match="s3://BUCKET/PREFIX"):
+        load("--image-store", url)
+
+
+def test_no_access_key_in_an_address():
+    with pytest.raises(ValidationError, match="access keys go into the environment"):
+        load("--image-store", "s3://pictures", "--s3-endpoint", "http://key:secret@m:9000")
 
 
 def test_the_largest_limits_that_fit():

@@ -27,7 +27,9 @@ class AsyncCollections(AsyncConnection):
             ...     print(collection.model.name, collection.dimension)
         """
         request = requests.build(collection_service_pb2.CreateCollectionRequest, collection=name, model=model)
-        message = await self._call(self._collections.CreateCollection, request, timeout=timeout, request_id=request_id)
+        message = await self._call(
+            self._collections.CreateCollection, request, timeout=timeout, request_id=request_id, repeatable=False
+        )
         return responses.collection(message.collection)
 
     async def get_collection(self, name: str = "", *, timeout: float | None = None, request_id: str = "") -> Collection:
@@ -69,7 +71,9 @@ class AsyncCollections(AsyncConnection):
             ...     print(await client.delete_collection("holiday"))
         """
         request = requests.build(collection_service_pb2.DeleteCollectionRequest, collection=name)
-        message = await self._call(self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id)
+        message = await self._call(
+            self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id, repeatable=False
+        )
         return message.deleted_count
 
     async def rebuild(

@@ -12,6 +12,8 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from clipseek import responses
+from clipseek._async.concurrency import sleep
+from clipseek.backoff import Backoff
 from clipseek.channel import (
     ChannelOption,
     Metadata,
@@ -19,11 +21,13 @@ from clipseek.channel import (
     channel_options,
     credentials,
     deadline,
+    end_of,
     endpoint,
     new_request_id,
     token_metadata,
+    until,
 )
-from clipseek.errors import translating
+from clipseek.errors import ConnectionLostError, UnavailableError, translating
 from clipseek.results import Limits
 from clipseek.v1 import info_service_pb2
 from clipseek.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -33,6 +37,12 @@ from clipseek.v1.info_service_pb2_grpc import InfoServiceStub
 from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
 
 # ruff: noqa: ASYNC109 -- "timeout" is the deadline that the server sees too; cancelling here would not tell it.
+
+REPEAT_SECONDS = 5.0
+"""How long a call that lost its server looks for another one."""
+
+_NOT_BEGUN = "NOT_SERVING"
+"""The reason of a server that shuts down and reads nothing new."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -107,15 +117,28 @@ class AsyncConnection:
         *,
         timeout: float | None,
         request_id: str,
+        repeatable: bool = True,
     ) -> Response:
-        """One request, one answer, within ``timeout`` seconds (``None``: the client's default)."""
+        """One request, one answer, within ``timeout`` seconds (``None``: the client's default).
+
+        When the server goes away meanwhile, the request is sent again, to another one where the address has several:
+        always if the server said that it did not begin, otherwise if doing it twice is as good as once.
+        """
         request_id = request_id or new_request_id()
-        with translating(self.address, request_id):
-            return await method(
-                request,
-                timeout=deadline(self.timeout if timeout is None else timeout),
-                metadata=self._metadata(request_id),
-            )
+        limit = deadline(self.timeout if timeout is None else timeout)
+        end = end_of(limit)
+        backoff = Backoff(REPEAT_SECONDS)
+        while True:
+            try:
+                with translating(self.address, request_id):
+                    return await method(request, timeout=limit, metadata=self._metadata(request_id))
+            except UnavailableError as error:
+                lost = repeatable and isinstance(error, ConnectionLostError)
+                if self._closed or not (lost or error.reason == _NOT_BEGUN):
+                    raise
+                pause = backoff.pause(error)
+            await sleep(pause)
+            limit = until(end)
 
     async def _stream(
         self,

@@ -17,7 +17,7 @@ from clipseek._sync.concurrency import AnyIterable, Queue, Semaphore, call_off, 
 from clipseek._sync.images import Images
 from clipseek.backoff import Backoff
 from clipseek.batches import Batcher
-from clipseek.channel import deadline, new_request_id
+from clipseek.channel import deadline, end_of, new_request_id, until
 from clipseek.errors import (
     ClipseekError,
     DeadlineExceededError,
@@ -89,8 +89,7 @@ class Bulk(Images):
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
         request_id = request_id or new_request_id()
         upload = _Upload(items, config, limits=self._server_limits(), address=self.address, request_id=request_id)
-        limit = deadline(timeout)
-        end = None if limit is None else time.monotonic() + limit
+        end = end_of(deadline(timeout))
         backoff = Backoff(patience)
         reader = spawn(upload.read_source)
         try:
@@ -121,7 +120,7 @@ class Bulk(Images):
         stream = upload.begin()
         call = self._search.BulkInsert(
             upload.requests(stream),
-            timeout=None if end is None else max(0.001, end - time.monotonic()),
+            timeout=until(end),
             metadata=self._metadata(upload.request_id),
         )
 
@@ -154,9 +153,10 @@ class Bulk(Images):
         for some in upload.sent_without_result(limits.max_batch_ids):
             hashes = {index: in_thread(content_sha256, item) for index, item in some.items()}
             ids = {index: item.image_id or hashes[index] for index, item in some.items()}
-            timeout = None if end is None else max(0.001, end - time.monotonic())
             try:
-                found = self.get_many([each for each in ids.values() if each], collection=collection, timeout=timeout)
+                found = self.get_many(
+                    [each for each in ids.values() if each], collection=collection, timeout=until(end)
+                )
             except ClipseekError:
                 return
             stored = {image.image_id: image for image in found.images}

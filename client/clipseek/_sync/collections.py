@@ -29,7 +29,9 @@ class Collections(Connection):
             ...     print(collection.model.name, collection.dimension)
         """
         request = requests.build(collection_service_pb2.CreateCollectionRequest, collection=name, model=model)
-        message = self._call(self._collections.CreateCollection, request, timeout=timeout, request_id=request_id)
+        message = self._call(
+            self._collections.CreateCollection, request, timeout=timeout, request_id=request_id, repeatable=False
+        )
         return responses.collection(message.collection)
 
     def get_collection(self, name: str = "", *, timeout: float | None = None, request_id: str = "") -> Collection:
@@ -69,7 +71,9 @@ class Collections(Connection):
             ...     print(client.delete_collection("holiday"))
         """
         request = requests.build(collection_service_pb2.DeleteCollectionRequest, collection=name)
-        message = self._call(self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id)
+        message = self._call(
+            self._collections.DeleteCollection, request, timeout=timeout, request_id=request_id, repeatable=False
+        )
         return message.deleted_count
 
     def rebuild(

@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 from clipseek import requests, responses
-from clipseek._sync.concurrency import in_thread
-from clipseek._sync.connection import Connection
-from clipseek.channel import new_request_id
+from clipseek._sync.concurrency import in_thread, sleep
+from clipseek._sync.connection import REPEAT_SECONDS, Connection
+from clipseek.backoff import Backoff
+from clipseek.channel import deadline, end_of, new_request_id, until
 from clipseek.downloads import Download
+from clipseek.errors import UnavailableError
 from clipseek.pictures import Picture, picture_bytes
 from clipseek.requests import Consistency, Metadata, OnExists
 from clipseek.results import Deleted, Image, ImageBatch, Inserted
@@ -37,6 +41,9 @@ class Images(Connection):
         request_id: str = "",
     ) -> Inserted:
         """Store a picture. Repeating an insert is safe: the same bytes under the same id change nothing.
+
+        When the server goes away before it has answered, the picture is sent again, unless ``on_exists`` is ``fail``.
+        If it had been stored, the outcome is then ``unchanged``.
 
         Args:
             picture: Bytes, a path or a PIL image.
@@ -63,7 +70,15 @@ class Images(Connection):
             metadata=requests.struct(metadata),
             on_exists=requests.on_exists(on_exists),
         )
-        return responses.inserted(self._call(self._search.Insert, request, timeout=timeout, request_id=request_id))
+        return responses.inserted(
+            self._call(
+                self._search.Insert,
+                request,
+                timeout=timeout,
+                request_id=request_id,
+                repeatable=on_exists != "fail",
+            )
+        )
 
     def get(
         self,
@@ -186,7 +201,9 @@ class Images(Connection):
         missing: tuple[str, ...] = ()
         for ids in _chunks([image_ids] if isinstance(image_ids, str) else image_ids, limits.max_batch_ids):
             request = requests.build(search_service_pb2.BatchDeleteImagesRequest, collection=collection, image_ids=ids)
-            message = self._call(self._search.BatchDeleteImages, request, timeout=timeout, request_id=request_id)
+            message = self._call(
+                self._search.BatchDeleteImages, request, timeout=timeout, request_id=request_id, repeatable=False
+            )
             count += message.deleted_count
             missing += tuple(message.missing_image_ids)
         return Deleted(count=count, missing=missing)
@@ -255,19 +272,9 @@ class Images(Connection):
             >>> with Client() as client:
             ...     data = client.download("cat")
         """
-        request_id = request_id or new_request_id()
-        download = Download(request_id=request_id)
-        chunks = []
-        request = requests.build(
-            search_service_pb2.DownloadImageRequest,
-            collection=collection,
-            image_id=image_id,
-            consistency=requests.consistency(consistency),
-        )
-        for message in self._stream(self._search.DownloadImage, request, timeout=timeout, request_id=request_id):
-            chunks.append(download.feed(message))  # noqa: PERF401 -- the synchronous twin is made from these words
-        download.finish()
-        return b"".join(chunks)
+        file = io.BytesIO()
+        self._download(file, image_id, collection, consistency, timeout, request_id or new_request_id())
+        return file.getvalue()
 
     def download_to(
         self,
@@ -286,26 +293,49 @@ class Images(Connection):
             ...     image = client.download_to("cat", "copy.png")
         """
         request_id = request_id or new_request_id()
-        download = Download(request_id=request_id)
         target = Path(path)
         partial = target.with_name(f".{target.name}.{request_id}.part")
+        try:
+            with in_thread(partial.open, "xb") as file:
+                image = self._download(file, image_id, collection, consistency, timeout, request_id)
+            in_thread(partial.replace, target)
+        finally:
+            in_thread(partial.unlink, missing_ok=True)
+        return image
+
+    def _download(
+        self,
+        file: BinaryIO,
+        image_id: str,
+        collection: str,
+        consistency: Consistency | None,
+        timeout: float | None,
+        request_id: str,
+    ) -> Image:
+        """Write a picture's bytes to an empty file; from the start again when the server goes away meanwhile."""
         request = requests.build(
             search_service_pb2.DownloadImageRequest,
             collection=collection,
             image_id=image_id,
             consistency=requests.consistency(consistency),
         )
-        try:
-            with in_thread(partial.open, "xb") as file:
+        end = end_of(deadline(timeout))
+        backoff = Backoff(REPEAT_SECONDS)
+        while True:
+            download = Download(request_id=request_id)
+            try:
                 for message in self._stream(
-                    self._search.DownloadImage, request, timeout=timeout, request_id=request_id
+                    self._search.DownloadImage, request, timeout=until(end), request_id=request_id
                 ):
                     in_thread(file.write, download.feed(message))
-            image = download.finish()
-            in_thread(partial.replace, target)
-        finally:
-            in_thread(partial.unlink, missing_ok=True)
-        return image
+                return download.finish()
+            except UnavailableError as error:
+                if self._closed:
+                    raise
+                pause = backoff.pause(error)
+            sleep(pause)
+            in_thread(file.seek, 0)
+            in_thread(file.truncate)
 
 
 def _chunks(ids: Iterable[str], size: int) -> Iterable[tuple[str, ...]]:

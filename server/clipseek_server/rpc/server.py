@@ -33,7 +33,11 @@ SERVICES: dict[str, ServiceDescriptor] = {
 
 
 def make_server(
-    edge: Edge, servicers: Iterable[tuple[str, tuple[object, ...]]], *, max_message_bytes: int
+    edge: Edge,
+    servicers: Iterable[tuple[str, tuple[object, ...]]],
+    *,
+    max_message_bytes: int,
+    max_connection_age: float = 0.0,
 ) -> tuple[grpc.aio.Server, Health]:
     """A server that serves the contract, not yet listening.
 
@@ -41,12 +45,15 @@ def make_server(
         edge: Makes the handlers.
         servicers: For each service's short name the objects that hold its methods, in snake case.
         max_message_bytes: Largest message to receive; responses are bounded by the limits on results.
+        max_connection_age: Seconds after which a client is asked to connect again; 0 means never. Calls go on.
 
     Returns:
         The server and its health service.
     """
+    ages = [("grpc.max_connection_age_ms", round(max_connection_age * 1000))] if max_connection_age else []
     server = grpc.aio.server(
         options=[
+            *ages,
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
             # Two servers on one port would share its connections unnoticed, and Milvus Lite admits one process.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.rpc import error_details_pb2
 from grpc import StatusCode
 from PIL import Image as PilImage
 
@@ -22,6 +23,7 @@ from clipseek import (
     Term,
     UnavailableError,
 )
+from clipseek.errors import ConnectionLostError
 from small_server import LIMITS, MODEL, Failure, SmallServer
 
 DATA = os.urandom(200_000)
@@ -370,8 +372,10 @@ def test_reads_are_repeated_while_the_server_is_away(client: Any, server: SmallS
 @pytest.mark.parametrize(
     ("method", "arguments", "code", "error"),
     [
-        ("Insert", ("insert", b"picture"), StatusCode.UNAVAILABLE, UnavailableError),
-        ("BatchDeleteImages", ("delete", "a"), StatusCode.UNAVAILABLE, UnavailableError),
+        ("Insert", ("fail_if_there", b"picture"), StatusCode.UNAVAILABLE, ConnectionLostError),
+        ("BatchDeleteImages", ("delete", "a"), StatusCode.UNAVAILABLE, ConnectionLostError),
+        ("CreateCollection", ("create_collection", "a"), StatusCode.UNAVAILABLE, ConnectionLostError),
+        ("DeleteCollection", ("delete_collection", "a"), StatusCode.UNAVAILABLE, ConnectionLostError),
         ("GetImage", ("get", "a"), StatusCode.INTERNAL, InternalError),
     ],
 )
@@ -384,9 +388,60 @@ def test_nothing_else_is_repeated(
     error: type[ClipseekError],
 ) -> None:
     server.failing(method, Failure(code))
+    name, *rest = arguments
     with pytest.raises(error):
-        getattr(client, arguments[0])(*arguments[1:])
+        client.insert(*rest, on_exists="fail") if name == "fail_if_there" else getattr(client, name)(*rest)
     assert len(server.asked(method)) == 1
+
+
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.CANCELLED])
+def test_a_write_that_is_as_good_twice_is_sent_again_when_its_server_goes_away(
+    client: Any, server: SmallServer, code: StatusCode
+) -> None:
+    stored(server, "a")
+    server.failing("Insert", Failure(code), Failure(code))
+    server.failing("UpdateImage", Failure(code))
+    for on_exists in ("replace", "keep"):
+        assert client.insert(b"picture", image_id="b", on_exists=on_exists).image_id == "b"
+    assert client.update("a", {"n": 1}).metadata == {"n": 1}
+    assert [len(server.asked(method)) for method in ("Insert", "UpdateImage")] == [4, 2]
+
+
+def _info(reason: str) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain="clipseek")
+
+
+def test_what_a_server_did_not_begin_is_sent_again(client: Any, server: SmallServer) -> None:
+    stopping = Failure(StatusCode.UNAVAILABLE, details=(_info("NOT_SERVING"),))
+    server.failing("Insert", stopping)
+    server.failing("BatchDeleteImages", stopping)
+    assert client.insert(b"picture", image_id="a", on_exists="fail").outcome == "created"
+    assert client.delete("a").count == 1
+
+
+def test_what_a_server_will_not_do_now_is_left_to_the_caller(client: Any, server: SmallServer) -> None:
+    server.failing("Insert", Failure(StatusCode.UNAVAILABLE, details=(_info("COLLECTION_HELD"),)))
+    with pytest.raises(UnavailableError) as caught:
+        client.insert(b"picture")
+    assert caught.value.reason == "COLLECTION_HELD"
+    assert len(server.asked("Insert")) == 1
+
+
+def test_a_server_that_never_answers_is_given_up(connect: Any, server: SmallServer) -> None:
+    server.failing("Insert", *[Failure(StatusCode.UNAVAILABLE)] * 100)
+    with pytest.raises(ClipseekError):
+        connect(server.address).insert(b"picture", timeout=0.5)
+    assert 1 < len(server.asked("Insert")) < 20
+
+
+def test_a_download_begins_again_when_its_server_goes_away(client: Any, server: SmallServer, tmp_path: Path) -> None:
+    server.store(DATA, "big")
+    for download in (client.download, lambda image_id: client.download_to(image_id, tmp_path / "big")):
+        server.failing("DownloadImage", Failure(StatusCode.UNAVAILABLE))
+        server.failing("DownloadImage chunk", Failure(StatusCode.UNAVAILABLE))
+        assert download("big")
+    assert (tmp_path / "big").read_bytes() == client.download("big") == DATA
+    assert len(server.asked("DownloadImage")) == 7
 
 
 def test_deadlines(connect: Any, server: SmallServer) -> None:

@@ -34,6 +34,14 @@ def test_search_params(index: VectorIndex, effort: Effort, limit: int, filtered:
     assert index.search_params(effort, limit, Settings(), filtered=filtered) == params
 
 
+@pytest.mark.parametrize(
+    ("effort", "nprobe"), [(Effort.FAST, 1), (Effort.DEFAULT, 5), (Effort.THOROUGH, 20), (Effort.EXACT, 1024)]
+)
+def test_few_clusters_where_the_settings_say_so(effort: Effort, nprobe: int) -> None:
+    settings = Settings(ivf_nlist=1024, ivf_nprobe=5)
+    assert IVF_FLAT.search_params(effort, 5, settings, filtered=False) == {"nprobe": nprobe}
+
+
 @pytest.mark.parametrize(("kind", "effort"), [("HNSW", Effort.EXACT), ("AUTOINDEX", Effort.FAST)])
 def test_an_effort_that_is_not_served(kind: str, effort: Effort) -> None:
     with pytest.raises(EffortNotServed):
