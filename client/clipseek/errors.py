@@ -114,6 +114,10 @@ class DeadlineExceededError(ClipseekError):
     default_code = StatusCode.DEADLINE_EXCEEDED
 
 
+class StalledError(DeadlineExceededError):
+    """The server took what it was sent, and gave no answer for as long as one was willing to wait."""
+
+
 class PermissionDeniedError(ClipseekError):
     """The server wants another token (``UNAUTHENTICATED`` or ``PERMISSION_DENIED``)."""
 

@@ -1,5 +1,6 @@
 """TLS and tokens on a real server: who gets in, who does not, and what they are told."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,20 @@ def test_a_token_for_reading(secure: ServerThread, files: Files) -> None:
             with pytest.raises(PermissionDeniedError, match="may only read") as caught:
                 write()
             assert caught.value.reason == "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize(("token", "status"), [("one", 0), ("wrong", 1)])
+def test_the_load_generator_over_tls(secure: ServerThread, files: Files, token: str, status: int) -> None:
+    where = ["--server", f"grpcs://{secure.address}", "--ca", str(files.ca)]
+    load = ["bench", "--mix", "embed_text", "--seconds", "0.5", "--warmup", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "clipseek", *where, *load],
+        env={**os.environ, "CLIPSEEK_TOKEN": token},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    assert ("embed_text" in done.stdout) == (status == 0)
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "one,two"])

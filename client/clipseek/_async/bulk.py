@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from grpc import StatusCode
 
 from clipseek import requests, responses
-from clipseek._async.concurrency import AnyIterable, Queue, Semaphore, call_off, in_thread, iterate, sleep, spawn
+from clipseek._async.concurrency import AnyIterable, Queue, Semaphore, call_off, in_thread, iterate, sleep, spawn, take
 from clipseek._async.images import AsyncImages
 from clipseek.backoff import Backoff
 from clipseek.batches import Batcher
@@ -22,6 +23,7 @@ from clipseek.errors import (
     InternalError,
     InvalidArgumentError,
     OverloadedError,
+    StalledError,
     StatusLostError,
     UnavailableError,
     translating,
@@ -73,8 +75,9 @@ class AsyncBulk(AsyncImages):
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.
             collection: Where to; empty means ``default``.
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
-            patience: Seconds to go on trying without a single result; then the error is raised. What had no result can
-                be sent again. 0 never tries again.
+            patience: Seconds to go on trying after a break, and to wait for a server that has pictures and gives no
+                result; then the error is raised. What had no result can be sent again. 0 never tries again, and waits
+                for as long as it takes.
             timeout: Seconds for everything; ``None`` for no limit.
             request_id: Names the calls in the server's log; made up when empty.
 
@@ -93,14 +96,14 @@ class AsyncBulk(AsyncImages):
         try:
             while True:
                 try:
-                    async with aclosing(self._send(upload, config, end)) as results:
+                    async with aclosing(self._send(upload, config, end, patience)) as results:
                         async for result in results:
                             backoff.succeeded()
                             yield result
                     break
                 # A server ends a stream that has rested for long.
                 except (UnavailableError, OverloadedError, DeadlineExceededError) as error:
-                    if self._closed:
+                    if self._closed or isinstance(error, StalledError):
                         raise
                     pause = backoff.pause(error)
                     if end is not None and time.monotonic() + pause > end:
@@ -114,7 +117,7 @@ class AsyncBulk(AsyncImages):
             call_off(reader)
 
     async def _send(
-        self, upload: _Upload, config: BulkInsertConfig, end: float | None
+        self, upload: _Upload, config: BulkInsertConfig, end: float | None, patience: float
     ) -> AsyncGenerator[BulkResult, None]:
         """The results of one stream, which sends all that has none yet; raises what ended it before its time."""
         stream = upload.begin()
@@ -140,7 +143,7 @@ class AsyncBulk(AsyncImages):
 
         reader = spawn(read)
         try:
-            async for result in upload.results():
+            async for result in upload.results(patience or math.inf):
                 yield result
         finally:
             call.cancel()
@@ -188,10 +191,11 @@ class AsyncBulk(AsyncImages):
 
 @dataclass
 class _Stream:
-    """What is to be sent over one stream, by index, and how many of those sent have no answer."""
+    """What is to be sent over one stream, by index, and how many of those sent have no answer, since the last one."""
 
     queue: Queue[int | None] = field(default_factory=Queue)
     unanswered: int = 0
+    waiting_since: float = 0.0
 
 
 class _Upload:
@@ -285,6 +289,8 @@ class _Upload:
 
     def _batch(self, stream: _Stream, items: list[BulkInsertItem]) -> BulkInsertRequest:
         with self._lock:
+            if not stream.unanswered:
+                stream.waiting_since = time.monotonic()
             stream.unanswered += len(items)
             if stream is self._stream:
                 self._sent.update(item.sequence for item in items)
@@ -292,6 +298,7 @@ class _Upload:
 
     def take(self, stream: _Stream, response: search_service_pb2.BulkInsertResponse) -> None:
         """Hand in an answer of the server."""
+        stream.waiting_since = time.monotonic()
         for result in response.results:
             with self._lock:
                 item = self._under_way.pop(result.sequence, None)
@@ -318,9 +325,13 @@ class _Upload:
         self._error = error
         self._results.put_nowait(None)
 
-    async def results(self) -> AsyncIterator[BulkResult]:
-        """The results in the order in which they come; raises the error that ended the stream, if one did."""
-        while (result := await self._results.get()) is not None:
+    async def results(self, patience: float) -> AsyncIterator[BulkResult]:
+        """The results in the order in which they come; raises the error that ended the stream, if one did.
+
+        Raises:
+            StalledError: The server has pictures, and has answered none of them for so many seconds.
+        """
+        while (result := await self._next_result(patience)) is not None:
             yield result
             self._window.release()
         if self._error is not None:
@@ -330,6 +341,18 @@ class _Upload:
                 f"{self._address} ended the stream without a word on {len(self._under_way)} pictures",
                 request_id=self.request_id,
             )
+
+    async def _next_result(self, patience: float) -> BulkResult | None:
+        while True:
+            stream = self._stream
+            waiting_since = stream.waiting_since if stream.unanswered else time.monotonic()
+            left = waiting_since + patience - time.monotonic()
+            if left <= 0:
+                raise StalledError(f"{self._address} gave no result for {patience:g} s", request_id=self.request_id)
+            try:
+                return await take(self._results, min(left, threading.TIMEOUT_MAX))
+            except TimeoutError:
+                continue
 
     def sent_without_result(self, size: int) -> list[dict[int, InsertItem]]:
         """What was sent and not answered, by index, in groups of at most so many."""

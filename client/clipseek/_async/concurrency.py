@@ -2,10 +2,10 @@
 
 import asyncio
 from asyncio import Queue, Semaphore, sleep
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn"]
+__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,13 +18,27 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Aw
 
 
 async def iterate(items: AnyIterable[T]) -> AsyncIterator[T]:
-    """The items of either kind of iterable."""
+    """The items of either kind of iterable; an ordinary one may block, and does so in a thread."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
     else:
-        for item in items:
-            yield item
+        iterator = iter(items)
+        while found := await asyncio.to_thread(_next, iterator):
+            yield found[0]
+
+
+def _next(iterator: Iterator[T]) -> tuple[T] | None:
+    # No StopIteration may leave a thread's work.
+    for item in iterator:
+        return (item,)
+    return None
+
+
+async def take(queue: Queue[T], seconds: float) -> T:
+    """The next of a queue; raises ``TimeoutError`` when there is none for so long."""
+    async with asyncio.timeout(seconds):
+        return await queue.get()
 
 
 def spawn(function: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None]:

@@ -2,12 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from queue import Queue
+from queue import Empty, Queue
 from threading import Semaphore
 from time import sleep
 from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn"]
+__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +22,14 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def iterate(items: AnyIterable[T]) -> Iterator[T]:
     """The items."""
     return iter(items)
+
+
+def take(queue: Queue[T], seconds: float) -> T:
+    """The next of a queue; raises ``TimeoutError`` when there is none for so long."""
+    try:
+        return queue.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError from None
 
 
 def spawn(function: Callable[[], None]) -> threading.Thread:

@@ -162,9 +162,12 @@ class Connection:
         """What goes along with a call.
 
         Raises:
-            RuntimeError: This is a fork of the process that made the client; gRPC's threads are not in it.
+            RuntimeError: The client is closed, or this is a fork of the process that made it: gRPC's threads are not
+                in it.
             ValueError: The request id has characters that cannot be sent.
         """
+        if self._closed:
+            raise RuntimeError("this client is closed")
         if os.getpid() != self._process:
             raise RuntimeError("this client was made before the process was forked; make one in each process")
         if not request_id.isascii() or not request_id.isprintable():

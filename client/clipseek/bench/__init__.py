@@ -6,8 +6,8 @@
 >>> print(result.total.rate, result.operations["search_text"].latency)
 
 A closed loop has so many callers, each calling again as soon as it has its answer; it finds the most that a server can
-do. In an open loop calls come at a constant rate, whether or not the answers keep up, and latency counts from when a
-call was due; it finds what users of a busy server see.
+do. In an open loop calls come at a constant rate, or by chance, whether or not the answers keep up, and latency counts
+from when a call was due; it finds what users of a busy server see.
 """
 
 from clipseek.bench.generator import GeneratorError, generate

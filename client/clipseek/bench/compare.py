@@ -34,9 +34,9 @@ class Difference:
     is_clear: bool | None
 
     @property
-    def ratio(self) -> float:
-        """After to before."""
-        return self.after / self.before if self.before else float("nan")
+    def ratio(self) -> float | None:
+        """After to before; ``None`` where there is nothing to compare with."""
+        return self.after / self.before if self.before else None
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:

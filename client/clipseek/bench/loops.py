@@ -5,6 +5,7 @@ The clock is the event loop's; on one machine all processes have the same.
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,7 @@ class _Caller:
     async def closed(self, shape: ClosedLoop, begin: float) -> None:
         """The share's callers, until the time is up or the calls are made."""
         end, numbers = self._recording.end, self._numbers()
-        last = begin
+        last, last_moment = begin, math.nextafter(end, begin)
 
         async def call_again_and_again() -> None:
             nonlocal last
@@ -82,10 +83,11 @@ class _Caller:
                 since = self._loop.time()
                 name, answer = await self._call(number)
                 now = self._loop.time()
-                # What ends later than the time is up would count for less than it took.
-                if begin <= now <= end:
-                    self._recording.add(name, now, now - since, answer)
-                    last = now
+                if now >= begin:
+                    # What ends when the time is up is no part of the rate. Its latency is of the others, though: left
+                    # out, a server that stands still would look as fast as before.
+                    self._recording.add(name, min(now, last_moment), now - since, answer, in_time=now <= end)
+                    last = min(now, end)
 
         async with asyncio.TaskGroup() as callers:
             for _ in range(self._share.part(shape.callers)):

@@ -64,6 +64,11 @@ class Objective:
         """
         return cls(tuple(_condition(part.strip()) for part in text.split(",")))
 
+    @property
+    def operations(self) -> frozenset[str]:
+        """Those that its conditions name."""
+        return frozenset(condition.operation for condition in self.conditions if condition.operation)
+
     def broken_by(self, result: LoadResult) -> tuple[Condition, ...]:
         """The conditions that do not hold."""
         return tuple(condition for condition in self.conditions if not condition.holds(result))

@@ -12,6 +12,10 @@ from clipseek.bench.plan import Done, Operation
 from clipseek.bench.sentences import sentence
 from clipseek.results import Timing
 
+OPERATIONS = ("search_text", "embed_text", "search_image", "embed_image", "insert", "bulk_import")
+WITH_PICTURES = frozenset(OPERATIONS[2:])
+WRITING = frozenset({"insert", "bulk_import"})
+
 _KEPT_PICTURES = 64
 """In the memory of each process; others are read when their turn comes."""
 
@@ -20,8 +24,7 @@ _KEPT_PICTURES = 64
 class ClipseekTarget:
     """A server and what to send to it.
 
-    Operations: ``search_text``, ``search_image``, ``embed_text``, ``embed_image``, ``insert``, ``bulk_import``. All
-    but ``search_text`` and ``embed_text`` need pictures.
+    Its operations are ``OPERATIONS``; those ``WITH_PICTURES`` it has only where there are some.
 
     Attributes:
         address: ``HOST:PORT``.
@@ -67,15 +70,7 @@ class _Operations:
         self._pictures: dict[int, bytes] = {}
 
     def by_name(self) -> Mapping[str, Operation]:
-        operations: dict[str, Operation] = {"search_text": self.search_text, "embed_text": self.embed_text}
-        if self._target.pictures:
-            operations |= {
-                "search_image": self.search_image,
-                "embed_image": self.embed_image,
-                "insert": self.insert,
-                "bulk_import": self.bulk_import,
-            }
-        return operations
+        return {name: getattr(self, name) for name in OPERATIONS if self._target.pictures or name not in WITH_PICTURES}
 
     async def search_text(self, number: int) -> Done:
         target = self._target

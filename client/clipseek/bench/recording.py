@@ -21,10 +21,10 @@ class OperationRecording:
     errors: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
 
-    def add(self, seconds: float, done: Done) -> None:
-        """Take in a call that did not fail."""
+    def add(self, seconds: float, done: Done, *, in_time: bool) -> None:
+        """Take in a call that did not fail; what was done after the time is no part of the rate."""
         self.latencies.add(seconds)
-        self.items += done.items
+        self.items += done.items if in_time else 0
         self.errors.update(done.failures)
         self.stages.update(done.stages)
 
@@ -72,12 +72,12 @@ class Recording:
     lateness: Histogram = field(default_factory=Histogram)
     cpu_seconds: float = 0.0
 
-    def add(self, name: str, moment: float, seconds: float, answer: Done | str) -> None:
+    def add(self, name: str, moment: float, seconds: float, answer: Done | str, *, in_time: bool = True) -> None:
         """Take in a call that belongs to a moment: what it did, or its status if it failed."""
         window = int((moment - self.begin) / self.window_seconds)
         for recording in (_of(self.operations, name), _of(self.windows, window)):
             if isinstance(answer, Done):
-                recording.add(seconds, answer)
+                recording.add(seconds, answer, in_time=in_time)
             else:
                 recording.errors[answer] += 1
 

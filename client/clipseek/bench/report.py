@@ -59,6 +59,7 @@ def to_json(
         document["search"] = {
             "rate": found.rate,
             "failed_rate": found.failed_rate,
+            "generator_limit": found.generator_limit,
             "steps": [
                 {"rate": step.rate, "met": step.met, "why_not": step.why_not, "total": asdict(step.result.total)}
                 for step in found.steps
@@ -76,10 +77,13 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is not of a run.
     """
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or document.get("format") != FORMAT or not document.get("results"):
-        raise ValueError(f"{path} is no result of clipseek bench")
-    return document
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] == FORMAT and all(result["total"] and result["load"] for result in document["results"]):
+            return document
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(f"{path} is no result of clipseek bench")
 
 
 def to_html(document: Mapping[str, Any]) -> str:
@@ -134,7 +138,7 @@ def _table(result: Mapping[str, Any]) -> str:
     return f"{table}<p>{_cell(result['about_generator'])}</p>"
 
 
-_MET = {True: "met", False: "not met"}
+_MET = {True: "met", False: "not met", None: "unknown"}
 _COLUMNS = {"mean": "mean", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9", "max": "max"}
 
 

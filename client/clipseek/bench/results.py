@@ -32,8 +32,8 @@ class OperationResult:
     """One operation's calls, or those of all operations together.
 
     Attributes:
-        calls: Calls that did not fail.
-        items: What they did; of most operations one each.
+        calls: Calls that did not fail; in a closed loop those too that ended after the time.
+        items: What they did in the time; of most operations one each.
         errors: Calls and items that failed, by status.
         rate: Items a second.
         latency: Of the calls that did not fail; in an open loop from when they were due. ``None`` when there are none.
@@ -99,10 +99,15 @@ class LoadResult:
     def is_generator_busy(self) -> bool:
         """Whether the generator itself may be what was measured: its processes had little time left, or were late."""
         busy = self.cpu_seconds > _BUSY_SHARE * self.seconds * self.processes
+        # Not at the 99th percentile: of few calls that is the latest one, which says little.
+        late = self.lateness is not None and self.lateness.p95 > _LATE_SECONDS and self.late_share > _LATE_SHARE
+        return busy or late
+
+    @property
+    def late_share(self) -> float:
+        """Of the latency, how much was lateness, at the 95th percentiles of both."""
         latency = self.total.latency
-        if self.lateness is None or latency is None:
-            return busy
-        return busy or self.lateness.p99 > max(_LATE_SECONDS, _LATE_SHARE * latency.p99)
+        return self.lateness.p95 / latency.p95 if self.lateness and latency else 0.0
 
     @property
     def about_generator(self) -> str:

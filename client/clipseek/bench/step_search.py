@@ -16,6 +16,10 @@ _TAIL_SHARE = 0.05
 """Of the time, and a second at least: whose last answers come later than that falls behind, however long one looks."""
 
 
+_LATE_SHARE = 0.5
+"""Of the latency: what was late by less than that would not have met the objective in time either."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One measurement.
@@ -23,13 +27,13 @@ class Step:
     Attributes:
         rate: Calls a second that were made.
         result: What they found.
-        met: Whether the objective was met.
+        met: Whether the objective was met; ``None`` when the generator could not keep up, which says nothing.
         why_not: What was not, in words; empty when all was.
     """
 
     rate: float
     result: LoadResult
-    met: bool
+    met: bool | None
     why_not: str = ""
 
 
@@ -39,13 +43,15 @@ class Found:
 
     Attributes:
         rate: The highest rate that met the objective; 0 when none did.
-        failed_rate: The lowest one above it that did not; ``None`` when even the highest that was tried did.
+        failed_rate: The lowest one above it that did not; ``None`` when none failed that was tried.
         steps: All measurements, in their order.
+        generator_limit: The rate at which the generator itself could not keep up, so that nothing is known beyond it.
     """
 
     rate: float
     failed_rate: float | None
     steps: tuple[Step, ...]
+    generator_limit: float | None = None
 
 
 def search(
@@ -69,20 +75,23 @@ def search(
     """
     steps: list[Step] = []
 
-    def is_met(rate: float) -> bool:
-        votes = {True: 0, False: 0}
+    def is_met(rate: float) -> bool | None:
+        votes: dict[bool | None, int] = {True: 0, False: 0, None: 0}
         while max(votes.values()) < _AGREEING:
             result = measure(rate)
             step = _step(rate, result, objective)
             steps.append(step)
             on_step(step)
             votes[step.met] += 1
-        return votes[True] >= _AGREEING
+        return max(votes, key=votes.__getitem__)
 
     met, failed = 0.0, math.inf
     rate = min(begin, most)
     while failed > met * (1 + precision):
-        if is_met(rate):
+        found = is_met(rate)
+        if found is None:
+            return Found(met, None if math.isinf(failed) else failed, tuple(steps), generator_limit=rate)
+        if found:
             met = rate
             if rate >= most:
                 break
@@ -107,8 +116,8 @@ def _step(rate: float, result: LoadResult, objective: Objective) -> Step:
     broken = [f"{each.text} ({_text(each.what, each.measured(result))})" for each in objective.broken_by(result)]
     if result.tail_seconds > max(1.0, _TAIL_SHARE * result.seconds):
         broken.append(f"it fell behind: the last answer came {result.tail_seconds:.1f} s after the last call was due")
-    if result.is_generator_busy:
-        broken.append("the load generator itself could not keep up; give it more --processes, or another machine")
+    if result.is_generator_busy and not (broken and result.late_share < _LATE_SHARE):
+        return Step(rate, result, None, "the load generator itself could not keep up, so that nothing is known")
     return Step(rate, result, not broken, "; ".join(broken))
 
 

@@ -22,8 +22,8 @@ A first try, with a server running (clipseek-server serve):
 
   clipseek search --image cat.jpg --json
 
-Exit codes: 0 all well; 1 refused, not found, or some pictures failed; 2 wrong usage; 3 the server is away, overloaded
-or too slow, and a later try may help.
+Exit codes: 0 all well; 1 refused, not found, a file that cannot be read, or some pictures failed; 2 wrong usage; 3 the
+server is away, overloaded or too slow, and a later try may help; 130 interrupted.
 """
 
 app = typer.Typer(

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Arrivals: TypeAlias = Literal["constant", "poisson"]
 
-_WITH_PICTURES = {"search_image", "embed_image", "insert", "bulk_import"}
-_WRITING = {"insert", "bulk_import"}
 _FEW_CALLS = 1000
 """For a p99.9 that means anything."""
 
@@ -108,9 +106,12 @@ def bench(
     try:
         from clipseek.bench import ClipseekTarget, ClosedLoop, GeneratorError, OpenLoop
         from clipseek.bench.objective import Objective
+        from clipseek.bench.operations import OPERATIONS, WITH_PICTURES, WRITING
         from clipseek.bench.report import read_json, to_html, to_json
     except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"bench needs {error.name}: pip install 'clipseek[bench]'") from error
+        raise typer.BadParameter(
+            f"bench needs {error.name}; in a clone of clipseek, run: pip install '.[bench]'"
+        ) from error
 
     output = session.output
     if compare is not None:
@@ -120,7 +121,9 @@ def bench(
         if file is not None:
             check_writable(file)
     weights = _weights(mix)
-    if weights.keys() & _WRITING and not session.collection:
+    if unknown := weights.keys() - set(OPERATIONS):
+        raise typer.BadParameter(f"no such operation: {', '.join(sorted(unknown))}; there are {', '.join(OPERATIONS)}")
+    if weights.keys() & WRITING and not session.collection:
         raise typer.BadParameter("inserts would leave test pictures in default: name another with --collection")
     if callers and (rate or slo):
         raise typer.BadParameter("--callers is a closed loop, --rate and --slo are open ones: give one of them")
@@ -131,12 +134,17 @@ def bench(
     rates, counts = _numbers(rate, "--rate"), _numbers(callers, "--callers")
     if objective is not None and len(rates) > 1:
         raise typer.BadParameter("a search begins at one --rate")
-    shapes: list[ClosedLoop | OpenLoop] = [OpenLoop(each, arrivals) for each in rates]
-    shapes = shapes or [ClosedLoop(int(each)) for each in counts or [1.0]]
+    try:
+        shapes: list[ClosedLoop | OpenLoop] = [OpenLoop(each, arrivals) for each in rates]
+        shapes = shapes or [ClosedLoop(int(each)) for each in counts or [1.0]]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if objective is not None and (others := objective.operations - weights.keys()):
+        raise typer.BadParameter(f"--slo names {', '.join(sorted(others))}, which is not in the --mix")
 
     with ExitStack() as stack:
         files: tuple[str, ...] = ()
-        if weights.keys() & _WITH_PICTURES:
+        if weights.keys() & WITH_PICTURES:
             files = _pictures(pictures, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         target = ClipseekTarget(
             session.server,
@@ -192,7 +200,10 @@ def bench(
         output.value(json.loads(document))
     if interrupted:
         sys.exit(INTERRUPTED)
-    failed = any(result.total.errors for result in run.results.values()) if found is None else not found.rate
+    if found is None:
+        failed = any(result.total.errors or not result.total.calls for result in run.results.values())
+    else:
+        failed = not found.rate
     if failed:
         sys.exit(FAILED)
 
@@ -236,7 +247,8 @@ class _Run:
             self.results = {f"{step.rate:.1f} calls a second": step.result}
             latency = step.result.total.latency
             p99 = f", p99 {latency.p99 * 1000:.1f} ms of {latency.count:,}" if latency else ""
-            self._output.note(f"{step.rate:8.1f}/s: {'met' if step.met else f'not met: {step.why_not}'}{p99}")
+            said = {True: "met", False: f"not met: {step.why_not}", None: step.why_not}[step.met]
+            self._output.note(f"{step.rate:8.1f}/s: {said}{p99}")
 
         found = search(
             lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
@@ -248,6 +260,11 @@ class _Run:
             self._print(title, met[-1].result)
         else:
             self._output.note(f"no rate met {objective}")
+        if found.generator_limit is not None:
+            self._output.note(
+                f"at {found.generator_limit:.1f}/s the generator itself could not keep up: the server may bear more; "
+                "give it more --processes, or another machine"
+            )
         return found
 
     def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
@@ -316,7 +333,13 @@ def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]
     output.table(
         ("", "before", "after", "ratio", ""),
         (
-            (each.what, f"{each.before:,.2f}", f"{each.after:,.2f}", f"{each.ratio:.2f}", words[each.is_clear])
+            (
+                each.what,
+                f"{each.before:,.2f}",
+                f"{each.after:,.2f}",
+                "" if each.ratio is None else f"{each.ratio:.2f}",
+                words[each.is_clear],
+            )
             for each in differences
         ),
         right=frozenset({"before", "after", "ratio"}),
@@ -331,6 +354,8 @@ def _weights(text: str) -> dict[str, float]:
             found[name] = float(weight) if equals else 1.0
         except ValueError:
             raise typer.BadParameter(f"a mix is e.g. search_text=9,insert=1; {part!r} is no part of one") from None
+    if not all(weight > 0 for weight in found.values()):
+        raise typer.BadParameter("each weight in a mix is above 0")
     return found
 
 

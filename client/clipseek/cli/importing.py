@@ -27,7 +27,7 @@ from clipseek import BulkResult, Client, ClipseekError, InsertItem
 from clipseek.cli.files import Found, check_writable, find, readable
 from clipseek.cli.metadata import Attached, pairs, read_table
 from clipseek.cli.output import Output, plain_json
-from clipseek.cli.session import FAILED, Session, command
+from clipseek.cli.session import FAILED, Session, command, may_pass
 from clipseek.requests import OnExists
 from clipseek.stored import changes_nothing, content_sha256
 
@@ -110,10 +110,11 @@ def import_pictures(
             for file, result in _store(client, wanted, session.collection, on_exists, streams, patience):
                 progress.advance(task)
                 report.add(file, result)
-    except (ClipseekError, KeyboardInterrupt):
-        report.counts["without an answer"] = len(pictures) - report.counts.total()
+    except (ClipseekError, KeyboardInterrupt) as error:
+        report.unanswered(pictures, error)
         report.end(failures)
-        output.note("running it again is safe, and stores what is missing")
+        if not isinstance(error, ClipseekError) or may_pass(error):
+            output.note("running it again is safe, and stores what is missing")
         raise
     report.end(failures)
     if report.failed or any(file.named for file in report.others):
@@ -215,22 +216,31 @@ class _Report:
         self.counts = Counter[str]()
         self.others = others
         self.failed: list[dict[str, object]] = []
+        self._answered = set[Path]()
+        self._without_answer: list[dict[str, object]] = []
         self._lines: list[str] = []
         self._output = output
 
     def add(self, file: Found, result: BulkResult) -> None:
         row: dict[str, object] = {"path": readable(file.path)}
+        self._answered.add(file.path)
         if result.error is None:
             self.counts[result.outcome] += 1
             row |= {"image_id": result.image_id, "outcome": result.outcome}
         else:
             self.counts["failed"] += 1
-            error = result.error
-            row |= {"error": {"code": error.code.name, "reason": error.reason, "message": error.message}}
+            row |= {"error": _in_json(result.error)}
             self.failed.append(row)
-            self._lines.append(f"not stored: {file.path}: {error}")
+            self._lines.append(f"not stored: {file.path}: {result.error}")
         if self._output.json:
             self._output.value(row)
+
+    def unanswered(self, pictures: list[Found], error: BaseException) -> None:
+        """Take in what ended before these had an answer."""
+        left = [file for file in pictures if file.path not in self._answered]
+        self.counts["without an answer"] = len(left)
+        why = _in_json(error) if isinstance(error, ClipseekError) else {"message": "interrupted"}
+        self._without_answer = [{"path": readable(file.path), "error": why} for file in left]
 
     def end(self, failures: Path | None) -> None:
         for line in self._lines[:_LISTED_FAILURES]:
@@ -241,11 +251,17 @@ class _Report:
         for file in self.others:
             self._output.note(f"no picture: {file.path}")
         if failures is not None:
-            lines = (f"{plain_json(row)}\n" for row in self.failed)
+            no_picture = {"message": "no picture"}
+            others = [{"path": readable(file.path), "error": no_picture} for file in self.others if file.named]
+            lines = (f"{plain_json(row)}\n" for row in [*self.failed, *others, *self._without_answer])
             failures.write_text("".join(lines), encoding="utf-8")
         words = [f"{count} {outcome}" for outcome, count in sorted(self.counts.items()) if count]
         words += [f"{len(self.others)} no pictures"] * bool(self.others)
         self._output.note(", ".join(words) or "nothing to store")
+
+
+def _in_json(error: ClipseekError) -> dict[str, str]:
+    return {"code": error.code.name, "reason": error.reason, "message": error.message}
 
 
 class _Rate(ProgressColumn):

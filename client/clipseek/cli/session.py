@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, Tls, UnavailableError
+from clipseek.channel import endpoint
 from clipseek.cli.output import Output
 from clipseek.requests import is_text
 
@@ -156,10 +157,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         session: Session = context.obj.over(server, timeout, collection, json=json)
         _refuse_other_than_text([session.server, session.collection, *own.values()])
         try:
+            endpoint(session.server)
+        except ValueError as error:
+            _stop(str(error), USAGE)
+        try:
             function(session, **own)
         except ClipseekError as error:
-            again = isinstance(error, UnavailableError | OverloadedError | DeadlineExceededError)
-            _stop(_describe(error), TRY_AGAIN if again else FAILED)
+            _stop(_describe(error), TRY_AGAIN if may_pass(error) else FAILED)
         except BrokenPipeError:
             # The reader (head, less) has seen enough.
             sys.stderr.close()
@@ -189,6 +193,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
     return run
+
+
+def may_pass(error: ClipseekError) -> bool:
+    """Whether the server was away, overloaded or too slow, so that a later try may help."""
+    return isinstance(error, UnavailableError | OverloadedError | DeadlineExceededError)
 
 
 def _refuse_other_than_text(values: Iterable[object]) -> None:

@@ -36,7 +36,7 @@ def ui(
       clipseek --server grpcs://search.example.org:443 --token-file token.txt ui
     """
     if find_spec("gradio") is None:
-        raise typer.BadParameter("ui needs gradio: pip install 'clipseek[ui]'")
+        raise typer.BadParameter("ui needs gradio; in a clone of clipseek, run: pip install '.[ui]'")
     host, port = _address(listen)
     try:
         listener = bind(host, port)

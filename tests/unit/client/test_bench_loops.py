@@ -59,6 +59,19 @@ def test_open_loop_calls_at_a_constant_rate_whatever_the_answers() -> None:
     )
 
 
+def test_closed_loop_shows_a_server_that_stands_still() -> None:
+    # After a second of thirty it answers nobody before the time is up.
+    server = Server(lambda number: 0.01 if number < 400 else 60.0, at_a_time=4)
+    result = merge([play(server, closed_load(4, seconds=30))])
+    latency = result.total.latency
+    assert latency is not None
+    assert latency.max == pytest.approx(60.0, rel=0.01)
+    assert result.total.calls == 404
+    # They are no part of the rate.
+    assert result.total.items == 400
+    assert sum(window.found.calls for window in result.windows) == 404
+
+
 def test_open_loop_latency_counts_from_when_a_call_was_due() -> None:
     # A server that stands still for 10 s once. A generator that waits for it would see one slow call of a thousand.
     server = Server(lambda number: 10.0 if number == 100 else 0.001)
@@ -142,8 +155,9 @@ def test_closed_loop_has_as_many_calls_in_flight_as_callers() -> None:
 def test_closed_loop_counts_what_ends_while_it_measures() -> None:
     server = Server(lambda _: 1.0, at_a_time=1000)
     recording = play(server, closed_load(1, warmup=2.5, seconds=3.0))
-    # Ends at 3, 4 and 5; that at 6 comes too late.
-    assert len(recording.operations["call"].latencies) == 3
+    # Ends at 3, 4 and 5; that at 6 comes too late to be done in the time.
+    assert recording.operations["call"].items == 3
+    assert len(recording.operations["call"].latencies) == 4
     assert (recording.begin, recording.end) == (2.5, 5.5)
 
 

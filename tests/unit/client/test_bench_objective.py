@@ -113,6 +113,30 @@ def test_what_does_not_count_however_quick_it_was(measured: LoadResult, why: str
     assert why in found.steps[0].why_not
 
 
+def test_a_generator_that_cannot_keep_up_says_nothing_of_the_server() -> None:
+    def measure(rate: float) -> LoadResult:
+        return result(0.01, cpu=9.0 if rate > 30 else 0.0)
+
+    found = search(measure, Objective.parse("p99<50ms"))
+    assert (found.rate, found.failed_rate, found.generator_limit) == (20.0, None, 40.0)
+    assert found.steps[-1].met is None
+    # What is far too slow is so without the generator's part in it.
+    slow = search(lambda _: result(0.5, cpu=9.0), Objective.parse("p99<50ms"))
+    assert (slow.rate, slow.generator_limit) == (0.0, None)
+
+
+def test_nothing_to_compare_with_is_no_number() -> None:
+    found = {each.what: each for each in compare(kept(result(0.1)), kept(result(0.1)))}
+    assert found["8 callers: all errors %"].ratio is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "results": [{}]}', "\xff"])
+def test_files_that_are_no_results(text: str, tmp_path: Any) -> None:
+    (tmp_path / "other.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"other\.json is no result of clipseek bench"):
+        read_json(tmp_path / "other.json")
+
+
 def kept(found: LoadResult) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(to_json({}, {"8 callers": found}))
     return document
@@ -157,6 +181,3 @@ def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
     )
     (tmp_path / "run.json").write_text(text)
     assert len(read_json(tmp_path / "run.json")["results"]) == 2
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="no result of clipseek bench"):
-        read_json(tmp_path / "other.json")

@@ -109,6 +109,23 @@ def test_import_in_several_streams(run: Any, server: SmallServer, tmp_path: Path
     assert len(server.images) == 300
 
 
+def test_import_keeps_what_had_no_answer_and_what_is_no_picture(
+    run: Any, server: SmallServer, folder: Path, tmp_path: Path
+) -> None:
+    failed = tmp_path / "failed.jsonl"
+    assert run("import", folder / "notes.txt", "--failures", failed).exit_code == 1
+    assert [json.loads(line)["error"]["message"] for line in failed.read_text().splitlines()] == ["no picture"]
+    # Twice: grpc.aio may lose the first answer, and then the client asks again.
+    server.failing("BulkInsert", *[Failure(StatusCode.PERMISSION_DENIED)] * 2)
+    result = run("import", folder, "--failures", failed)
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in failed.read_text().splitlines()]
+    assert sorted(Path(row["path"]).name for row in rows) == ["a.png", "b.png"]
+    assert {row["error"]["code"] for row in rows} == {"PERMISSION_DENIED"}
+    # It would be refused again.
+    assert "running it again" not in result.stderr
+
+
 def test_import_keeps_the_failures(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
     (folder / "large.png").write_bytes(b"\xff\xd8\xff" + b"x" * 2_000_000)
     failed = tmp_path / "failed.jsonl"
@@ -286,7 +303,7 @@ def test_errors_are_one_line_and_say_whether_a_later_try_helps(
     assert result.exit_code == 3
     assert "clipseek-server serve" in result.stderr
     assert result.stderr.count("\n") == 1
-    assert run("info", "--server", "http://x").exit_code == 1
+    assert run("info", "--server", "http://x").exit_code == 2
 
 
 def test_shared_options_stand_before_or_after_the_command(run: Any, server: SmallServer, unused_tcp_port: int) -> None:

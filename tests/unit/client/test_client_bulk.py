@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from clipseek import AsyncClient, Client, ClipseekError, InsertItem, InvalidArgumentError, UnavailableError
+from clipseek import (
+    AsyncClient,
+    Client,
+    ClipseekError,
+    DeadlineExceededError,
+    InsertItem,
+    InvalidArgumentError,
+    UnavailableError,
+)
 from clipseek._async.bulk import WINDOW
 from small_server import LIMITS, Failure, SmallServer
 
@@ -312,3 +320,44 @@ async def test_closing_the_client_ends_a_stream_that_waits(server: SmallServer) 
     with pytest.raises(ClipseekError) as caught:
         await waiting
     assert caught.value.code is StatusCode.CANCELLED
+
+
+def test_a_server_that_answers_nothing_is_not_waited_for_forever(server: SmallServer) -> None:
+    server.gated = frozenset({"BulkInsert.batch"})
+    with Client(server.address) as client:
+        with pytest.raises(DeadlineExceededError, match=r"gave no result for 0\.2 s"):
+            list(client.insert_many([b"one", b"two"], patience=0.2))
+        server.gate.set()
+
+
+def test_a_slow_source_is_waited_for(server: SmallServer) -> None:
+    with Client(server.address) as client:
+        read = threading.Event()
+
+        def source() -> Iterator[bytes]:
+            yield b"one"
+            # Longer than the patience, with nothing that the server would have to answer.
+            assert not read.wait(0.5)
+            yield b"two"
+
+        results = list(client.insert_many(source(), patience=0.2))
+    assert [result.error for result in results] == [None, None]
+
+
+async def test_an_ordinary_iterable_may_block(server: SmallServer) -> None:
+    turns = asyncio.Event()
+
+    def source() -> Iterator[bytes]:
+        # On the event loop this would wait for itself.
+        asyncio.run_coroutine_threadsafe(_set(turns), loop).result(10)
+        yield b"one"
+
+    loop = asyncio.get_running_loop()
+    async with AsyncClient(server.address) as client:
+        results = [result async for result in client.insert_many(source())]
+    assert [result.error for result in results] == [None]
+    assert turns.is_set()
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()

@@ -56,4 +56,4 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     for extra in ("bench", "ui"):
         command = subprocess.run([venv / "bin/clipseek", extra], cwd=tmp_path, capture_output=True, text=True)
         assert command.returncode == 2
-        assert f"clipseek[{extra}]" in " ".join(command.stderr.split())
+        assert f"'.[{extra}]'" in command.stderr
