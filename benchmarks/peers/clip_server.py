@@ -77,7 +77,7 @@ def environment(towers: Path, address: str) -> dict[str, str]:
 
 
 def serves(address: str) -> bool:
-    """Whether it embeds: its health check answers before the model is there."""
+    """Whether it embeds, for which more than its gateway must be there."""
     with grpc.insecure_channel(address) as channel:
         try:
             _embedding(_call(channel)(_request(text="a cat"), timeout=_FIRST_ANSWER))
