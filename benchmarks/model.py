@@ -1,6 +1,7 @@
 """The model that all are measured with: CLIP ViT-B/32 at full size, with random weights, and its bundles."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,42 @@ def make_checkpoint(folder: Path, *, small: bool = False) -> None:
 def make_bundle(checkpoint: Path, folder: Path, precision: Precision) -> None:
     """Export it as ``scripts/export_onnx.py`` does."""
     export(clip.load(find_checkpoint(str(checkpoint))), folder, precision)
+
+
+def make_towers(checkpoint: Path, folder: Path) -> None:
+    """Export it as clip-server wants it: pixels that are scaled already, texts padded to their full length."""
+    model = CLIPModel.from_pretrained(checkpoint).eval()  # type: ignore[no-untyped-call]
+    size, length = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
+    folder.mkdir(parents=True)
+    tokens = torch.ones((2, length), dtype=torch.int32)
+    _export(_Visual(model), {"pixel_values": torch.zeros((2, 3, size, size))}, folder / "visual.onnx")
+    _export(clip.TextTower(model, None), {"input_ids": tokens, "attention_mask": tokens}, folder / "textual.onnx")
+
+
+class _Visual(torch.nn.Module):
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        pooled = self.model.vision_model(pixel_values=pixel_values).pooler_output
+        projected: torch.Tensor = self.model.visual_projection(pooled)
+        return projected
+
+
+def _export(tower: torch.nn.Module, example: dict[str, torch.Tensor], path: Path) -> None:
+    # Advice about the tracer: what it traced is compared with the other servers' when it is measured.
+    with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+        torch.onnx.export(
+            tower,
+            tuple(example.values()),
+            path,
+            input_names=list(example),
+            output_names=["embedding"],
+            dynamic_axes={name: {0: "batch"} for name in (*example, "embedding")},
+            opset_version=18,
+            dynamo=False,
+        )
 
 
 def make_starter(folder: Path, precision: Precision) -> None:

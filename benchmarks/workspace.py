@@ -42,6 +42,13 @@ class Workspace:
         checkpoint = self.checkpoint()
         return self._once(f"{self.name}-{precision}", lambda folder: make_bundle(checkpoint, folder, precision))
 
+    def towers(self) -> Path:
+        """The same as clip-server wants it: ``visual.onnx`` and ``textual.onnx``."""
+        from benchmarks.model import make_towers
+
+        checkpoint = self.checkpoint()
+        return self._once(f"{self.name}-towers", lambda folder: make_towers(checkpoint, folder))
+
     def starter(self, precision: Precision) -> Path:
         """The starter as a bundle."""
         from benchmarks.model import make_starter

@@ -4,11 +4,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds
-from benchmarks.peers import infinity
+from benchmarks.peers import clip_server, infinity
 from benchmarks.programs import free_address, grpc_serves, running
 from clipseek.bench import ClipseekTarget, ClosedLoop, Target
 
@@ -59,7 +58,13 @@ def _start(
     searchers: dict[str, ClipseekTarget] = {}
     missing: dict[str, str] = {}
 
-    def start(command: list[str], name: str, serves: Callable[[str], bool] = grpc_serves, **environment: str) -> None:
+    def start(
+        command: list[str],
+        name: str,
+        address: str,
+        serves: Callable[[str], bool] = grpc_serves,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         log = workspace.scratch / f"{name.replace(' ', '-')}.log"
         stack.enter_context(running(command, address, log, serves, environment=environment))
 
@@ -70,22 +75,35 @@ def _start(
     for precision in PRECISIONS:
         address, name = free_address(), f"naive ONNX {precision}"
         bundle = str(workspace.bundle(precision))
-        start([sys.executable, "-m", "benchmarks.peers.naive", address, str(checkpoint), bundle], name)
+        start([sys.executable, "-m", "benchmarks.peers.naive", address, str(checkpoint), bundle], name, address)
         embedders[name] = ClipseekTarget(address, pictures=pictures)
 
     address, name = free_address(), "prototype"
     data = str(bench.empty("prototype") / "milvus.db")
-    start([sys.executable, "-m", "benchmarks.peers.prototype", address, str(checkpoint), data, str(rows)], name)
+    command = [sys.executable, "-m", "benchmarks.peers.prototype", address, str(checkpoint), data, str(rows)]
+    start(command, name, address)
     embedders[name] = searchers[name] = ClipseekTarget(address, pictures=pictures)
     searchers["prototype, load and release"] = ClipseekTarget(address, collection="load-and-release")
 
-    address, name = free_address(), f"infinity {infinity.VERSION}"
-    try:
-        program = infinity.install(Path(workspace.folder) / "peers" / "infinity")
+    def start_infinity(name: str, address: str) -> Target:
+        program = infinity.install(workspace.folder / "peers" / "infinity")
         command = infinity.command(program, checkpoint, address)
-        start(command, name, infinity.serves, **infinity.ENVIRONMENT)
-    except (subprocess.CalledProcessError, RuntimeError) as error:
-        missing[name] = str(error)[-500:]
-    else:
-        embedders[name] = infinity.InfinityTarget(address, pictures)
+        start(command, name, address, infinity.serves, infinity.ENVIRONMENT)
+        return infinity.InfinityTarget(address, pictures)
+
+    def start_clip_server(name: str, address: str) -> Target:
+        python = clip_server.install(workspace.folder / "peers" / "clip-server")
+        environment = clip_server.environment(workspace.towers(), address)
+        start(clip_server.command(python), name, address, clip_server.serves, environment)
+        return clip_server.ClipServerTarget(address, pictures)
+
+    installed: dict[str, Callable[[str, str], Target]] = {
+        f"infinity {infinity.VERSION}": start_infinity,
+        f"clip-server {clip_server.VERSION}": start_clip_server,
+    }
+    for name, begin in installed.items():
+        try:
+            embedders[name] = begin(name, free_address())
+        except (subprocess.CalledProcessError, RuntimeError) as error:
+            missing[name] = str(error)[-500:]
     return embedders, searchers, missing
