@@ -229,6 +229,7 @@ class _IndexWatch:
     async def look(self) -> None:
         try:
             await self._index.ping()
+            await self._index.follow()
             answers = True
         except Exception as error:  # whatever it is, health must not freeze
             answers = False

@@ -267,6 +267,21 @@ async def test_rebuild_and_sweep(index: MilvusIndex) -> None:
     assert new.info.uid not in await index.uids()
 
 
+async def test_an_alias_that_somebody_moves_is_followed(index: MilvusIndex, tmp_path: Path) -> None:
+    old = await make(index, "moved")
+    async with _connected(tmp_path / "other") as other:
+        assert (await other.open("moved")).info == old.info
+        new = await index.begin_generation(old.info, precision="fp32")
+        await new.upsert(row("a", 1), Call())
+        # The old one is there still.
+        await index.publish(new.info)
+        await other.follow()
+        followed = await other.open("moved")
+        assert followed.info.generation == new.info.generation
+        assert [hit.record.image_id for hit in await nearest(followed, vector(1))] == ["a"]
+        assert await index.settle(new.info)
+
+
 async def test_no_server_writes_to_what_another_rebuilds(server: int, tmp_path: Path) -> None:
     async with _connected(tmp_path) as one, _connected(tmp_path) as other:
         old = await make(one, "held")

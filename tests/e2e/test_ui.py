@@ -428,6 +428,29 @@ def test_nothing_is_wider_than_the_screen(visit, stored, locale, width):
     assert page.evaluate(wide) <= width
 
 
+@pytest.mark.parametrize(("width", "locale"), [(390, "en-US"), (1280, "zh-TW"), (1600, "en-US")])
+def test_the_page_stays_where_it_is_whatever_it_shows(visit, stored, width, locale):
+    words = LOCALES[locale]
+    page = visit(locale=locale, viewport={"width": width, "height": 844})
+    expect(cards(page).first).to_be_visible()
+
+    def edges() -> tuple[int, int]:
+        box = page.locator("main").last.bounding_box()
+        return round(box["x"]), round(width - box["x"] - box["width"])
+
+    left, right = edges()
+    assert abs(left - right) <= 16  # a scroll bar
+    page.get_by_role("tab", name=words.tab_add).click()
+    expect(page.locator("#files")).to_be_visible()
+    assert edges() == pytest.approx((left, right), abs=16)
+    page.get_by_role("tab", name=words.tab_search).click()
+    page.get_by_role("button", name=words.options).click()
+    page.locator("#filter textarea, #filter input").first.fill("metadata.")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert edges() == pytest.approx((left, right), abs=16)
+
+
 def test_light_and_dark_follow_the_browser(visit):
     brightness = {}
     for scheme in ("light", "dark"):

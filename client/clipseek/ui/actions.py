@@ -16,6 +16,9 @@ from clipseek.ui.problems import EXPECTED, explain
 from clipseek.ui.query import Query, QueryPicture
 from clipseek.ui.words import Words
 
+_PATIENCE_SECONDS = 10.0
+"""For a server that is away while pictures are added: somebody looks at the page and waits."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -146,13 +149,15 @@ class Actions:
         stopped = ""
         yield markup.storing(0, len(files), self.words)
         try:
-            results = self._client.insert_many(items, collection=collection, on_exists="keep")
+            results = self._client.insert_many(
+                items, collection=collection, on_exists="keep", patience=_PATIENCE_SECONDS
+            )
             for done, result in enumerate(results, 1):
                 if result.error is None:
                     outcomes[result.outcome] += 1
                 else:
                     ours, theirs = explain(result.error, self.words, collection)
-                    failures.append((files[result.index].name, theirs or ours))
+                    failures.append((files[result.index].name, f"{ours} {theirs}".rstrip()))
                 yield markup.storing(done, len(files), self.words)
         except EXPECTED as error:
             stopped = self.problem(error, collection)

@@ -165,7 +165,7 @@ def stored(outcomes: Mapping[str, int], failures: Sequence[tuple[str, str]], sto
     counts = [words.outcomes[outcome].format(count=count) for outcome, count in outcomes.items() if count]
     parts = [f'<p class="note">{text(words.stored.format(counts=", ".join(counts)))}</p>'] if counts else []
     if stopped:
-        parts += [stopped, f'<p class="note">{text(words.stopped)}</p>']
+        parts += [stopped] + [f'<p class="note">{text(words.stopped)}</p>'] * bool(counts)
     if failures:
         rows = _facts(failures[:_LISTED_FAILURES])
         line = text(words.failures.format(count=len(failures)))

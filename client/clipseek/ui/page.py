@@ -101,9 +101,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
                 )
                 gallery = gr.HTML(elem_id="gallery", js_on_load=_script("gallery.js"), apply_default_css=False)
             with gr.Tab(words.tab_add):
-                files = gr.File(
-                    label=words.add, file_count="multiple", file_types=["image"], elem_id="files", height=220
-                )
+                files = gr.File(label=words.add, file_count="multiple", elem_id="files", height=220)
                 gr.HTML(markup.note(words.add_hint), apply_default_css=False)
                 outcome = gr.HTML(
                     elem_id="outcome", html_template='<div role="status">${value}</div>', apply_default_css=False

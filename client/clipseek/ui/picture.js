@@ -9,7 +9,8 @@ const send = async (file) => {
   }
 };
 const inSight = () => element.offsetParent !== null && !document.querySelector("dialog[open]");
-const picture = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+// Whatever it is: the server says what is no picture, and browsers do not know all kinds.
+const dropped = (transfer) => transfer?.files?.[0];
 
 element.addEventListener("change", (event) => {
   if (event.target.files?.[0]) send(event.target.files[0]);
@@ -18,7 +19,7 @@ element.addEventListener("click", (event) => {
   if (event.target.closest("[data-detach]")) trigger("detach", {});
 });
 document.addEventListener("paste", (event) => {
-  const file = picture(event.clipboardData);
+  const file = dropped(event.clipboardData);
   if (!file || !inSight()) return;
   event.preventDefault();
   send(file);
@@ -33,7 +34,7 @@ document.addEventListener("dragleave", (event) => {
 });
 document.addEventListener("drop", (event) => {
   element.classList.remove("over");
-  const file = picture(event.dataTransfer);
+  const file = dropped(event.dataTransfer);
   if (!inSight() || !event.dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
   if (file) send(file);

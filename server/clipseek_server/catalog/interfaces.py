@@ -128,6 +128,9 @@ class Index(Protocol):
     async def ping(self) -> None:
         """Raise ``IndexUnavailable`` unless Milvus answers."""
 
+    async def follow(self) -> None:
+        """See, for a few names at a time, whether somebody else made another generation live."""
+
     async def open(self, name: str) -> CollectionIndex:
         """The live generation behind a name; loaded, cached.
 

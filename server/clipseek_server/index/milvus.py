@@ -22,6 +22,10 @@ _SCAN_THREADS = 2
 """Scans of copies in memory at the same time; each keeps one core busy for some milliseconds."""
 
 
+_FOLLOWED = 16
+"""Names whose aliases are looked at in one turn."""
+
+
 class MilvusIndex:
     """Collections over Milvus Lite or a server. Implements ``catalog.interfaces.Index``."""
 
@@ -77,6 +81,20 @@ class MilvusIndex:
     async def ping(self) -> None:
         """Raise ``IndexUnavailable`` unless Milvus answers."""
         await self._connection.ping()
+
+    async def follow(self) -> None:
+        """Let go of generations that are live no more, whoever made others live: the next call opens their names anew.
+
+        Each call looks at a few, in turn.
+        """
+        if self._connection.embedded:
+            return  # nobody else can
+        for name, live in [*self._live.items()][:_FOLLOWED]:
+            is_live = live.gone or await self._generations.is_live(live.info.generation, name)
+            if self._live.get(name) is live:
+                del self._live[name]
+                if is_live:
+                    self._live[name] = live  # to the end
 
     async def open(self, name: str) -> MilvusCollection:
         """The live generation behind a name; loaded, cached.

@@ -128,6 +128,8 @@ class Table:
             },
             consistency_level=self._consistency(strong),
         )
+        if not all(found):
+            await self._check_there()
         return found
 
     async def _query(
@@ -148,7 +150,14 @@ class Table:
             consistency_level=self._consistency(strong),
             **options,
         )
+        if not found:
+            await self._check_there()
         return found
+
+    async def _check_there(self) -> None:
+        """Raise ``CollectionGone`` if it is not: while a server drops it, reads find nothing before they fail."""
+        if not self._connection.embedded:
+            await self._guarded(self._connection.call, MilvusClient.describe_collection)
 
     async def _guarded(self, how: Callable[..., Any], method: Callable[..., Any], **options: object) -> Any:
         self.check()

@@ -26,7 +26,8 @@ def _count(text: object) -> object:
     """A number such as ``10k``, ``50M``, ``1.5B`` or ``300,000``."""
     if not isinstance(text, str):
         return text
-    parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)", re.sub("[,_]", "", text.strip()), re.IGNORECASE)
+    without_groups = re.sub(r"(?<=\d)[,_](?=\d{3}(?!\d))", "", text.strip())
+    parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)", without_groups, re.IGNORECASE)
     if not parts:
         raise ValueError(f"{text!r} is no number of pictures: write 10k, 50M, 1B or 300,000")
     return round(float(parts[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[parts[2].lower()])

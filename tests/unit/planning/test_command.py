@@ -45,6 +45,7 @@ def test_json_holds_wishes_and_lines(capsys: pytest.CaptureFixture[str]) -> None
     [
         ([], "--pictures"),
         (["--pictures", "many"], "'many' is no number of pictures: write 10k, 50M, 1B or 300,000"),
+        (["--pictures", "1,5M"], "'1,5M' is no number of pictures: write 10k, 50M, 1B or 300,000"),
         (["--pictures", "0"], "argument --pictures: 0: Input should be greater than or equal to 1"),
         (["--pictures", "1M", "--qps", "-1"], "argument --qps: -1: Input should be greater than or equal to 0"),
         (["--pictures", "1M", "--qps", "nan"], "should be a finite number"),
