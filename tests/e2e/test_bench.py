@@ -146,6 +146,7 @@ def test_what_makes_no_sense_is_refused(run):
         (("--slo", "fast"), "an objective is"),
         (("--slo", "insert.p99<1s"), "is not in the --mix"),
         (("--rate", "0"), "above 0"),
+        (("--callers", "inf"), "takes numbers"),
         (("--callers", "0"), "at least one caller"),
         (("--mix", "search_text=0"), "above 0"),
         (("--server", "ftp://x"), "grpcs://HOST:PORT"),

@@ -88,6 +88,8 @@ def visit(browser, served, collection) -> Iterator[Callable[..., Page]]:
 
 def choose(page: Page, collection: str) -> None:
     """Choose a collection, and wait until what is shown is of it."""
+    # What the page begins with comes last otherwise.
+    expect(page.locator("#status p").first).to_be_visible(timeout=TIMEOUT)
     chooser = page.locator("#collection input")
     chooser.fill(collection)
     chooser.press("Enter")

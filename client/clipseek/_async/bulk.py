@@ -344,6 +344,8 @@ class _Upload:
 
     async def _next_result(self, patience: float) -> BulkResult | None:
         while True:
+            if not self._results.empty():
+                return self._results.get_nowait()
             stream = self._stream
             waiting_since = stream.waiting_since if stream.unanswered else time.monotonic()
             left = waiting_since + patience - time.monotonic()

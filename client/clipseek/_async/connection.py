@@ -38,7 +38,7 @@ from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
 
 # ruff: noqa: ASYNC109 -- "timeout" is the deadline that the server sees too; cancelling here would not tell it.
 
-REPEAT_SECONDS = 5.0
+_REPEAT_SECONDS = 5.0
 """How long a call that lost its server looks for another one."""
 
 _NOT_BEGUN = "NOT_SERVING"
@@ -68,7 +68,8 @@ class AsyncConnection:
             timeout: Seconds that a call may take unless it says otherwise; ``None`` for no limit.
             token: What the server wants to see of its callers; empty for none. Without TLS others can read it.
             tls: How the server is known, where that is not by one of the usual authorities.
-            options: More gRPC channel arguments, e.g. ``("grpc.max_receive_message_length", 2**24)``.
+            options: More gRPC channel arguments, e.g. ``("grpc.max_receive_message_length", 2**24)``. With
+                ``("grpc.enable_retries", 0)`` nothing is sent twice, whatever becomes of the server.
 
         Raises:
             ValueError: The address or the token cannot be used.
@@ -87,6 +88,7 @@ class AsyncConnection:
         self._token = token_metadata(token)
         self._process = os.getpid()
         self._closed = False
+        self._repeat_seconds = 0.0 if ("grpc.enable_retries", 0) in options else _REPEAT_SECONDS
         self._search = SearchServiceStub(self._channel)
         self._embedding = EmbeddingServiceStub(self._channel)
         self._collections = CollectionServiceStub(self._channel)
@@ -127,7 +129,7 @@ class AsyncConnection:
         request_id = request_id or new_request_id()
         limit = deadline(self.timeout if timeout is None else timeout)
         end = end_of(limit)
-        backoff = Backoff(REPEAT_SECONDS)
+        backoff = Backoff(self._repeat_seconds)
         while True:
             try:
                 with translating(self.address, request_id):

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from clipseek import requests, responses
 from clipseek._async.concurrency import in_thread, sleep
-from clipseek._async.connection import REPEAT_SECONDS, AsyncConnection
+from clipseek._async.connection import AsyncConnection
 from clipseek.backoff import Backoff
 from clipseek.channel import deadline, end_of, new_request_id, until
 from clipseek.downloads import Download
@@ -318,7 +318,7 @@ class AsyncImages(AsyncConnection):
             consistency=requests.consistency(consistency),
         )
         end = end_of(deadline(timeout))
-        backoff = Backoff(REPEAT_SECONDS)
+        backoff = Backoff(self._repeat_seconds)
         while True:
             download = Download(request_id=request_id)
             try:

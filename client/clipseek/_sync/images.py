@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from clipseek import requests, responses
 from clipseek._sync.concurrency import in_thread, sleep
-from clipseek._sync.connection import REPEAT_SECONDS, Connection
+from clipseek._sync.connection import Connection
 from clipseek.backoff import Backoff
 from clipseek.channel import deadline, end_of, new_request_id, until
 from clipseek.downloads import Download
@@ -320,7 +320,7 @@ class Images(Connection):
             consistency=requests.consistency(consistency),
         )
         end = end_of(deadline(timeout))
-        backoff = Backoff(REPEAT_SECONDS)
+        backoff = Backoff(self._repeat_seconds)
         while True:
             download = Download(request_id=request_id)
             try:

@@ -16,10 +16,6 @@ _TAIL_SHARE = 0.05
 """Of the time, and a second at least: whose last answers come later than that falls behind, however long one looks."""
 
 
-_LATE_SHARE = 0.5
-"""Of the latency: what was late by less than that would not have met the objective in time either."""
-
-
 @dataclass(frozen=True)
 class Step:
     """One measurement.
@@ -116,7 +112,7 @@ def _step(rate: float, result: LoadResult, objective: Objective) -> Step:
     broken = [f"{each.text} ({_text(each.what, each.measured(result))})" for each in objective.broken_by(result)]
     if result.tail_seconds > max(1.0, _TAIL_SHARE * result.seconds):
         broken.append(f"it fell behind: the last answer came {result.tail_seconds:.1f} s after the last call was due")
-    if result.is_generator_busy and not (broken and result.late_share < _LATE_SHARE):
+    if result.is_generator_busy and not any(each.what == "errors" for each in objective.broken_by(result)):
         return Step(rate, result, None, "the load generator itself could not keep up, so that nothing is known")
     return Step(rate, result, not broken, "; ".join(broken))
 

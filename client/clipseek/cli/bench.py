@@ -1,6 +1,7 @@
 """``clipseek bench``."""
 
 import json
+import math
 import random
 import sys
 import tempfile
@@ -361,7 +362,10 @@ def _weights(text: str) -> dict[str, float]:
 
 def _numbers(text: str, option: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")] if text else []
+        numbers = [float(part) for part in text.split(",")] if text else []
+        if all(map(math.isfinite, numbers)):
+            return numbers
+        raise ValueError
     except ValueError:
         raise typer.BadParameter(f"{option} takes numbers separated by commas, not {text!r}") from None
 

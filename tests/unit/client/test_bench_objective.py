@@ -120,9 +120,11 @@ def test_a_generator_that_cannot_keep_up_says_nothing_of_the_server() -> None:
     found = search(measure, Objective.parse("p99<50ms"))
     assert (found.rate, found.failed_rate, found.generator_limit) == (20.0, None, 40.0)
     assert found.steps[-1].met is None
-    # What is far too slow is so without the generator's part in it.
-    slow = search(lambda _: result(0.5, cpu=9.0), Objective.parse("p99<50ms"))
-    assert (slow.rate, slow.generator_limit) == (0.0, None)
+    # Latency is partly the generator's then, errors are not.
+    slow = search(lambda _: result(0.06, cpu=9.0), Objective.parse("p99<50ms"))
+    assert (slow.rate, slow.generator_limit) == (0.0, 10.0)
+    failing = search(lambda _: result(0.01, errors=500, cpu=9.0), Objective.parse("errors<1%"))
+    assert (failing.rate, failing.generator_limit) == (0.0, None)
 
 
 def test_nothing_to_compare_with_is_no_number() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from grpc import StatusCode
 
 from clipseek import (
     AsyncClient,
+    BulkResult,
     Client,
     ClipseekError,
     DeadlineExceededError,
@@ -19,6 +21,8 @@ from clipseek import (
     UnavailableError,
 )
 from clipseek._async.bulk import WINDOW
+from clipseek._sync.bulk import _Upload
+from clipseek.v1.search_service_pb2 import BulkInsertConfig
 from small_server import LIMITS, Failure, SmallServer
 
 
@@ -328,6 +332,17 @@ def test_a_server_that_answers_nothing_is_not_waited_for_forever(server: SmallSe
         with pytest.raises(DeadlineExceededError, match=r"gave no result for 0\.2 s"):
             list(client.insert_many([b"one", b"two"], patience=0.2))
         server.gate.set()
+
+
+def test_what_was_received_comes_before_the_end_of_patience(server: SmallServer) -> None:
+    upload = _Upload([], BulkInsertConfig(), limits=LIMITS, address=server.address, request_id="r")  # type: ignore[arg-type]
+    upload._stream.unanswered, upload._stream.waiting_since = 1, time.monotonic() - 61
+    upload._results.put(BulkResult(0, InsertItem(b"one"), image_id="a", outcome="created"))
+    upload.end(UnavailableError("broke"))
+    found = upload.results(60)
+    assert next(found).image_id == "a"
+    with pytest.raises(UnavailableError, match="broke"):
+        next(found)
 
 
 def test_a_slow_source_is_waited_for(server: SmallServer) -> None:

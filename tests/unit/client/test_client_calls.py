@@ -15,6 +15,7 @@ from grpc import StatusCode
 from PIL import Image as PilImage
 
 from clipseek import (
+    Client,
     ClipseekError,
     DeadlineExceededError,
     InternalError,
@@ -495,3 +496,10 @@ def test_an_answer_that_is_too_large_says_what_to_do(connect: Any, server: Small
 def test_addresses_that_are_none(connect: Any, address: str) -> None:
     with pytest.raises(ValueError, match="address"):
         connect(address)
+
+
+def test_nothing_is_sent_twice_to_who_wants_that(server: SmallServer) -> None:
+    server.failing("Insert", Failure(StatusCode.UNAVAILABLE))
+    with Client(server.address, options=[("grpc.enable_retries", 0)]) as once, pytest.raises(ConnectionLostError):
+        once.insert(b"picture")
+    assert len(server.asked("Insert")) == 1
