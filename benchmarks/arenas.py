@@ -9,6 +9,7 @@ combination of the two options, each in a process of its own.
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import onnxruntime as ort
 
 from benchmarks.bench import medians
 from benchmarks.machine import facts
+from benchmarks.programs import resident_bytes
 from benchmarks.workspace import Workspace
 from clipseek_server.cores import available_cores
 
@@ -89,7 +91,7 @@ def _measure(bundle: Path, *, arena: bool, pattern: bool) -> dict[str, Any]:
             tokens = np.ones((chosen.randint(*_TEXTS), chosen.randint(*_TOKENS)), np.int64)
             text.run(None, {"input_ids": tokens, "attention_mask": tokens})
         if run % _SAMPLE_EVERY == 0:
-            samples.append(_rss_mb())
+            samples.append(resident_bytes(os.getpid()) / 1e6)
     return {
         "seconds": time.monotonic() - begin,
         "rss_mb": samples,
@@ -97,13 +99,6 @@ def _measure(bundle: Path, *, arena: bool, pattern: bool) -> dict[str, Any]:
         "end_mb": samples[-1],
         "peak_mb": max(samples),
     }
-
-
-def _rss_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("the kernel does not say how much memory this process takes")
 
 
 if __name__ == "__main__":

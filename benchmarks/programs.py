@@ -45,7 +45,7 @@ class Program:
     @property
     def rss(self) -> int:
         """Bytes of memory that it and its children take."""
-        return sum(_status(pid, "VmRSS") for pid in _session(self.pid))
+        return sum(map(resident_bytes, _session(self.pid)))
 
     @property
     def peak_rss(self) -> int:
@@ -71,6 +71,11 @@ class Program:
             found = re.search(rf'^clipseek_batch_items_{what}\{{queue="{queue}"\}} (\S+)', text, re.MULTILINE)
             counts.append(float(found[1]) if found else 0.0)
         return counts[0], counts[1]
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process takes now."""
+    return _status(pid, "VmRSS")
 
 
 def _status(pid: int, field: str) -> int:

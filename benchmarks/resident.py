@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.machine import facts
+from benchmarks.programs import resident_bytes
 from clipseek_server.index.filters import Filter, parse_filter
 from clipseek_server.index.records import Effort, Match, Record, Row
 from clipseek_server.index.resident import LOAD_PAGE, ResidentCopy
@@ -126,7 +127,7 @@ async def _measure(
 ) -> tuple[list[Measured], dict[str, float]]:
     pictures = Pictures(size // 100 if kind == "clustered" else 0)
     copy = ResidentCopy(DIMENSION, executor)
-    before = _resident_bytes()
+    before = resident_bytes(os.getpid())
     await copy.load(_pages(pictures, size), max_rows=size)
     numbers: dict[str, float] = {}
     begun = time.perf_counter()
@@ -134,7 +135,7 @@ async def _measure(
         await copy._making_codes
     numbers["quantise_s"] = time.perf_counter() - begun
     gc.collect()
-    numbers["bytes_per_row"] = (_resident_bytes() - before) / size
+    numbers["bytes_per_row"] = (resident_bytes(os.getpid()) - before) / size
     some = np.stack([row.vector for row in copy.rows("", "")[:: max(1, size // searches)][:searches]])
     found = []
     for name, queries in (("pictures", pictures.near(some)), ("texts", pictures.texts(some))):
@@ -199,11 +200,6 @@ def _median(function: Callable[[Any], None], arguments: list[Any]) -> float:
         function(argument)
         times.append((time.perf_counter() - begun) * 1e6)
     return float(np.median(times))
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def options(name: str, description: str | None, *, sizes: str) -> argparse.ArgumentParser:

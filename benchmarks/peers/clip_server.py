@@ -1,6 +1,5 @@
 """clip-server: clip-as-service from PyPI, in a virtual environment of its own, and how to call it."""
 
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +13,7 @@ import grpc
 
 from clipseek.bench import Done, Operation
 from clipseek.bench.sentences import sentence
+from clipseek_server.cores import available_cores
 
 VERSION = "0.8.3"
 
@@ -70,7 +70,7 @@ def environment(towers: Path, address: str) -> dict[str, str]:
         "CLIP_SERVER_TOWERS": str(towers),
         "CLIP_SERVER_PORT": address.rpartition(":")[2],
         # Else it takes twice as many threads as there are cores, and has half the rate.
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "OMP_NUM_THREADS": str(available_cores()),
         "NO_VERSION_CHECK": "1",
         "JINA_OPTOUT_TELEMETRY": "1",
     }

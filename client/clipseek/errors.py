@@ -39,9 +39,11 @@ class ClipseekError(Exception):
         metadata: Values that belong to the reason, e.g. ``content_sha256`` for ``IMAGE_EXISTS``.
         retry_after: Seconds after which a retry may help; ``None`` when the server named none.
         request_id: Names the call in the server's log.
+        may_pass: Whether the server was away, overloaded or too slow, so that a later try may help.
     """
 
     default_code: ClassVar[StatusCode] = StatusCode.UNKNOWN
+    may_pass: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -92,12 +94,14 @@ class OverloadedError(ClipseekError):
     """The server has too much to do already; wait ``retry_after`` seconds, then retry."""
 
     default_code = StatusCode.RESOURCE_EXHAUSTED
+    may_pass = True
 
 
 class UnavailableError(ClipseekError):
     """The server, its Milvus or its image store is out of reach, or writes are held; retry with backoff."""
 
     default_code = StatusCode.UNAVAILABLE
+    may_pass = True
 
 
 class ConnectionLostError(UnavailableError):
@@ -112,6 +116,7 @@ class DeadlineExceededError(ClipseekError):
     """The answer did not come in time. Inserts and deletes can be repeated safely."""
 
     default_code = StatusCode.DEADLINE_EXCEEDED
+    may_pass = True
 
 
 class StalledError(DeadlineExceededError):

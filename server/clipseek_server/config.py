@@ -384,25 +384,19 @@ class Settings(BaseSettings):
 
     def _check_milvus(self) -> None:
         if not self.milvus_uri:
-            for name in ("milvus_user", "milvus_password", "milvus_token", "milvus_database", "milvus_tls_ca"):
-                value = getattr(self, name)
-                if value.get_secret_value() if isinstance(value, SecretStr) else value:
-                    raise ValueError(f"{name} is for a Milvus server: set milvus_uri too, or leave it out")
+            names = "milvus_user", "milvus_password", "milvus_token", "milvus_database", "milvus_tls_ca"
+            self._check_unset(names, "a Milvus server: set milvus_uri")
         elif not self.milvus_uri.startswith(_MILVUS_SCHEMES) or not urlsplit(self.milvus_uri).netloc:
             raise ValueError(
                 "milvus_uri must name a Milvus server, e.g. http://milvus:19530, or be empty for Milvus Lite"
             )
-        if self.milvus_tls_ca is not None:
-            if not self.milvus_uri.startswith("https://"):
-                raise ValueError("milvus_tls_ca goes with an https:// milvus_uri")
-            if not self.milvus_tls_ca.is_file():
-                raise ValueError(f"milvus_tls_ca: there is no file {self.milvus_tls_ca}")
+        if self.milvus_tls_ca is not None and not self.milvus_uri.startswith("https://"):
+            raise ValueError("milvus_tls_ca goes with an https:// milvus_uri")
+        self._check_files("milvus_tls_ca")
 
     def _check_image_store(self) -> None:
         if not self.image_store:
-            for name in ("s3_endpoint", "s3_region", "s3_tls_ca"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} is for an object store: set image_store too, or leave it out")
+            self._check_unset(("s3_endpoint", "s3_region", "s3_tls_ca"), "an object store: set image_store")
         elif not _BUCKET_URL.fullmatch(self.image_store):
             raise ValueError(
                 "image_store must be s3://BUCKET or s3://BUCKET/PREFIX, of letters, digits, dots, hyphens and "
@@ -413,18 +407,25 @@ class Settings(BaseSettings):
                 "s3_endpoint must be https://HOST:PORT or http://HOST:PORT and nothing else; access keys go into the "
                 "environment"
             )
-        if self.s3_tls_ca is not None:
-            if self.s3_endpoint.startswith("http://"):
-                raise ValueError("s3_tls_ca goes with an https:// s3_endpoint")
-            if not self.s3_tls_ca.is_file():
-                raise ValueError(f"s3_tls_ca: there is no file {self.s3_tls_ca}")
+        if self.s3_tls_ca is not None and self.s3_endpoint.startswith("http://"):
+            raise ValueError("s3_tls_ca goes with an https:// s3_endpoint")
+        self._check_files("s3_tls_ca")
 
     def _check_tls(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
-        for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+        self._check_files("tls_certificate", "tls_key", "tls_client_ca")
+
+    def _check_unset(self, names: Sequence[str], purpose: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value.get_secret_value() if isinstance(value, SecretStr) else value:
+                raise ValueError(f"{name} is for {purpose} too, or leave it out")
+
+    def _check_files(self, *names: str) -> None:
+        for name in names:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}: there is no file {path}")

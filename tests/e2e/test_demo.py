@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pictures import out_of_reach
+from servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,9 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def listen() -> str:
     """An address that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import socket
 import ssl
 import threading
 import time
@@ -40,6 +39,7 @@ from clipseek_server.index.schema import VECTOR_FIELD
 from clipseek_server.telemetry import Call
 from housekept import gated
 from index_rows import DIMENSION, listed, make, nearest, row, vector
+from servers import free_port
 
 pytestmark = pytest.mark.xdist_group("milvus")  # one at a time
 
@@ -431,7 +431,7 @@ async def test_tls(server: int, tmp_path: Path) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["h2"])
     ours.issue_cert("localhost").configure_cert(context)
-    port = _free_port()
+    port = free_port()
     uri = f"https://localhost:{port}"
     async with _link(port, tls=context):
         async with _connected(tmp_path, milvus_uri=uri, milvus_tls_ca=tmp_path / "ours.pem") as index:
@@ -463,7 +463,7 @@ async def test_a_database(server: int, tmp_path: Path, index: MilvusIndex) -> No
 
 
 async def test_a_server_that_does_not_answer(server: int, tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     async with _link(port) as link, _connected(tmp_path, milvus_uri=_uri(port), milvus_timeout=5.0) as index:
         collection = await make(index, "frozen")
         link.flows.clear()
@@ -533,7 +533,7 @@ async def test_nothing_is_written_beside_a_write_that_hangs(server: int, tmp_pat
 
 
 async def test_a_server_that_comes_and_goes(server: int, tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     async with _connected(tmp_path, milvus_uri=_uri(port), milvus_timeout=5.0) as index:
         for _ in range(2):
             with pytest.raises(IndexUnavailable):
@@ -549,13 +549,6 @@ async def test_a_server_that_comes_and_goes(server: int, tmp_path: Path) -> None
                 await collection.upsert(row("lost"), Call())
             with pytest.raises(IndexUnavailable):
                 await index.ping()
-
-
-def _free_port() -> int:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port: int = reserved.getsockname()[1]
-        return port
 
 
 def _uri(port: int) -> str:

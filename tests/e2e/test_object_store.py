@@ -10,9 +10,9 @@ import object_store_server
 from clipseek import Client, InsertItem, UnavailableError
 from clipseek_server.config import Settings
 from clipseek_server.errors import StartupError
-from object_store_server import BUCKET, CREDENTIALS, Link, ObjectStoreServer, free_port
+from object_store_server import BUCKET, CREDENTIALS, Link, ObjectStoreServer
 from pictures import large_picture, picture
-from servers import ServerThread
+from servers import ServerThread, free_port
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ import milvus_server
 import object_store_server
 from clipseek import Client, ClipseekError, InsertItem, NotFoundError, UnavailableError
 from housekept import PATIENCE, Background
-from object_store_server import BUCKET, CREDENTIALS, ObjectStoreServer, free_port
+from object_store_server import BUCKET, CREDENTIALS, ObjectStoreServer
 from pictures import picture
-from servers import ServerProcess
+from servers import ServerProcess, free_port
 
 pytestmark = pytest.mark.xdist_group("milvus")  # one at a time
 

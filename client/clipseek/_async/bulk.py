@@ -19,13 +19,10 @@ from clipseek.batches import Batcher
 from clipseek.channel import deadline, end_of, new_request_id, until
 from clipseek.errors import (
     ClipseekError,
-    DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
-    OverloadedError,
     StalledError,
     StatusLostError,
-    UnavailableError,
     translating,
 )
 from clipseek.pictures import Picture
@@ -102,8 +99,8 @@ class AsyncBulk(AsyncImages):
                             yield result
                     break
                 # A server ends a stream that has rested for long.
-                except (UnavailableError, OverloadedError, DeadlineExceededError) as error:
-                    if self._closed or isinstance(error, StalledError):
+                except ClipseekError as error:
+                    if self._closed or not error.may_pass or isinstance(error, StalledError):
                         raise
                     pause = backoff.pause(error)
                     if end is not None and time.monotonic() + pause > end:

@@ -14,7 +14,7 @@ from clipseek.bench.loops import Share, run_share
 from clipseek.bench.plan import Load, Target
 from clipseek.bench.recording import Recording, merge
 from clipseek.bench.results import LoadResult
-from clipseek.errors import ClipseekError, DeadlineExceededError, OverloadedError, UnavailableError
+from clipseek.errors import ClipseekError
 
 _HEAD_START = 0.1
 """Seconds from the word to begin to the first call: enough for it to reach all processes."""
@@ -101,8 +101,7 @@ def _work(target: Target, load: Load, share: Share, pipe: Connection) -> None:
         try:
             pipe.send(asyncio.run(_calls(target, load, share, pipe)))
         except ClipseekError as error:
-            may_pass = isinstance(error, UnavailableError | OverloadedError | DeadlineExceededError)
-            pipe.send(GeneratorError(str(error), may_pass=may_pass))
+            pipe.send(GeneratorError(str(error), may_pass=error.may_pass))
         except ValueError as error:
             pipe.send(GeneratorError(str(error)))
         except Exception as error:

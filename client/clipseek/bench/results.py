@@ -99,15 +99,11 @@ class LoadResult:
     def is_generator_busy(self) -> bool:
         """Whether the generator itself may be what was measured: its processes had little time left, or were late."""
         busy = self.cpu_seconds > _BUSY_SHARE * self.seconds * self.processes
-        # Not at the 99th percentile: of few calls that is the latest one, which says little.
-        late = self.lateness is not None and self.lateness.p95 > _LATE_SECONDS and self.late_share > _LATE_SHARE
-        return busy or late
-
-    @property
-    def late_share(self) -> float:
-        """Of the latency, how much was lateness, at the 95th percentiles of both."""
         latency = self.total.latency
-        return self.lateness.p95 / latency.p95 if self.lateness and latency else 0.0
+        if self.lateness is None or latency is None:
+            return busy
+        # Not at the 99th percentile: of few calls that is the latest one, which says little.
+        return busy or self.lateness.p95 > max(_LATE_SECONDS, _LATE_SHARE * latency.p95)
 
     @property
     def about_generator(self) -> str:

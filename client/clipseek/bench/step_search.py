@@ -109,11 +109,13 @@ _DEEPEST = 64
 
 
 def _step(rate: float, result: LoadResult, objective: Objective) -> Step:
-    broken = [f"{each.text} ({_text(each.what, each.measured(result))})" for each in objective.broken_by(result)]
+    conditions = objective.broken_by(result)
+    # Errors are the server's, whatever the generator does.
+    if result.is_generator_busy and not any(each.what == "errors" for each in conditions):
+        return Step(rate, result, None, "the load generator itself could not keep up, so that nothing is known")
+    broken = [f"{each.text} ({_text(each.what, each.measured(result))})" for each in conditions]
     if result.tail_seconds > max(1.0, _TAIL_SHARE * result.seconds):
         broken.append(f"it fell behind: the last answer came {result.tail_seconds:.1f} s after the last call was due")
-    if result.is_generator_busy and not any(each.what == "errors" for each in objective.broken_by(result)):
-        return Step(rate, result, None, "the load generator itself could not keep up, so that nothing is known")
     return Step(rate, result, not broken, "; ".join(broken))
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -20,7 +21,7 @@ from clipseek.cli.output import Output
 from clipseek.cli.session import FAILED, INTERRUPTED, TRY_AGAIN, Session, command
 
 if TYPE_CHECKING:
-    from clipseek.bench import ClipseekTarget, ClosedLoop, LoadResult, OpenLoop
+    from clipseek.bench import ClipseekTarget, ClosedLoop, Load, LoadResult, OpenLoop
     from clipseek.bench.objective import Objective
     from clipseek.bench.step_search import Found, Step
 
@@ -105,7 +106,7 @@ def bench(
       clipseek bench --compare before.json after.json
     """
     try:
-        from clipseek.bench import ClipseekTarget, ClosedLoop, GeneratorError, OpenLoop
+        from clipseek.bench import ClipseekTarget, ClosedLoop, GeneratorError, Load, OpenLoop
         from clipseek.bench.objective import Objective
         from clipseek.bench.operations import OPERATIONS, WITH_PICTURES, WRITING
         from clipseek.bench.report import read_json, to_html, to_json
@@ -138,6 +139,7 @@ def bench(
     try:
         shapes: list[ClosedLoop | OpenLoop] = [OpenLoop(each, arrivals) for each in rates]
         shapes = shapes or [ClosedLoop(int(each)) for each in counts or [1.0]]
+        load = Load(shape=shapes[0], mix=weights, seconds=seconds, warmup=warmup, seed=seed)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if objective is not None and (others := objective.operations - weights.keys()):
@@ -159,7 +161,7 @@ def bench(
             token=session.token,
             tls=session.tls,
         )
-        run = _Run(output, target, weights, seconds, warmup, processes, seed)
+        run = _Run(output, target, load, processes)
         scraper = stack.enter_context(_scraping(output, metrics)) if metrics else None
         found, interrupted = None, False
         try:
@@ -212,24 +214,12 @@ def bench(
 class _Run:
     """Measures one shape after the other, and prints what it finds."""
 
-    def __init__(
-        self,
-        output: Output,
-        target: "ClipseekTarget",
-        weights: Mapping[str, float],
-        seconds: float,
-        warmup: float,
-        processes: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, output: Output, target: "ClipseekTarget", load: "Load", processes: int) -> None:
         self.results: dict[str, LoadResult] = {}
         self._output = output
         self._target = target
-        self._weights = weights
-        self._seconds = seconds
-        self._warmup = warmup
+        self._load = load
         self._processes = processes
-        self._seed = seed
         # Sentences are made of a call's number: those of the run before must not come again, or a cache answers them.
         self._next_call = random.randrange(_MANY_CALLS)  # noqa: S311 -- no secret
 
@@ -248,8 +238,8 @@ class _Run:
             self.results = {f"{step.rate:.1f} calls a second": step.result}
             latency = step.result.total.latency
             p99 = f", p99 {latency.p99 * 1000:.1f} ms of {latency.count:,}" if latency else ""
-            said = {True: "met", False: f"not met: {step.why_not}", None: step.why_not}[step.met]
-            self._output.note(f"{step.rate:8.1f}/s: {said}{p99}")
+            outcome = {True: "met", False: f"not met: {step.why_not}", None: step.why_not}[step.met]
+            self._output.note(f"{step.rate:8.1f}/s: {outcome}{p99}")
 
         found = search(
             lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
@@ -269,19 +259,11 @@ class _Run:
         return found
 
     def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
-        from clipseek.bench import ClosedLoop, Load, generate
+        from clipseek.bench import ClosedLoop, generate
 
         most = shape.callers if isinstance(shape, ClosedLoop) else self._processes
-        load = Load(
-            shape=shape,
-            mix=self._weights,
-            seconds=self._seconds,
-            warmup=self._warmup,
-            processes=min(self._processes, most),
-            first=self._next_call,
-            seed=self._seed,
-        )
-        with _progress(self._output, _named(shape), self._warmup + self._seconds):
+        load = replace(self._load, shape=shape, processes=min(self._processes, most), first=self._next_call)
+        with _progress(self._output, _named(shape), load.warmup + load.seconds):
             result = generate(self._target, load)
         # No sentence comes twice, or the server's cache would answer it.
         self._next_call += sum(each.calls for each in result.operations.values()) + _CALLS_OF_A_WARMUP
@@ -355,8 +337,6 @@ def _weights(text: str) -> dict[str, float]:
             found[name] = float(weight) if equals else 1.0
         except ValueError:
             raise typer.BadParameter(f"a mix is e.g. search_text=9,insert=1; {part!r} is no part of one") from None
-    if not all(weight > 0 for weight in found.values()):
-        raise typer.BadParameter("each weight in a mix is above 0")
     return found
 
 

@@ -27,7 +27,7 @@ from clipseek import BulkResult, Client, ClipseekError, InsertItem
 from clipseek.cli.files import Found, check_writable, find, readable
 from clipseek.cli.metadata import Attached, pairs, read_table
 from clipseek.cli.output import Output, plain_json
-from clipseek.cli.session import FAILED, Session, command, may_pass
+from clipseek.cli.session import FAILED, Session, command
 from clipseek.requests import OnExists
 from clipseek.stored import changes_nothing, content_sha256
 
@@ -113,7 +113,7 @@ def import_pictures(
     except (ClipseekError, KeyboardInterrupt) as error:
         report.unanswered(pictures, error)
         report.end(failures)
-        if not isinstance(error, ClipseekError) or may_pass(error):
+        if not isinstance(error, ClipseekError) or error.may_pass:
             output.note("running it again is safe, and stores what is missing")
         raise
     report.end(failures)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from clipseek import Client, ClipseekError, DeadlineExceededError, OverloadedError, Tls, UnavailableError
+from clipseek import Client, ClipseekError, Tls
 from clipseek.channel import endpoint
 from clipseek.cli.output import Output
 from clipseek.requests import is_text
@@ -163,7 +163,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(session, **own)
         except ClipseekError as error:
-            _stop(_describe(error), TRY_AGAIN if may_pass(error) else FAILED)
+            _stop(_describe(error), TRY_AGAIN if error.may_pass else FAILED)
         except BrokenPipeError:
             # The reader (head, less) has seen enough.
             sys.stderr.close()
@@ -193,11 +193,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
     return run
-
-
-def may_pass(error: ClipseekError) -> bool:
-    """Whether the server was away, overloaded or too slow, so that a later try may help."""
-    return isinstance(error, UnavailableError | OverloadedError | DeadlineExceededError)
 
 
 def _refuse_other_than_text(values: Iterable[object]) -> None:

@@ -90,10 +90,10 @@ class MilvusIndex:
         if self._connection.embedded:
             return  # nobody else can
         for name, live in [*self._live.items()][:_FOLLOWED]:
-            is_live = live.gone or await self._generations.is_live(live.info.generation, name)
+            stays = not live.gone and await self._generations.is_live(live.info.generation, name)
             if self._live.get(name) is live:
                 del self._live[name]
-                if is_live:
+                if stays:
                     self._live[name] = live  # to the end
 
     async def open(self, name: str) -> MilvusCollection:

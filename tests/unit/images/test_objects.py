@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 import object_store_server
 from clipseek_server.errors import ImageStoreUnavailable, StartupError
 from clipseek_server.images.objects import ObjectStore
-from object_store_server import BUCKET, UNAVAILABLE, ObjectStoreServer, free_port
+from object_store_server import BUCKET, UNAVAILABLE, ObjectStoreServer
+from servers import free_port
 
 TIMEOUT = 2.0
 URL = f"s3://{BUCKET}"
