@@ -18,8 +18,8 @@ export PICTURES
 LISTEN ?= 127.0.0.1:50051
 PAGE ?= 127.0.0.1:7860
 PYTEST_ARGS ?=
-# More processes than four would need more memory than they save time.
-TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 4 ? 4 : n )))
+# Half of the tests' time is waiting; more processes than four would need more memory than they save time.
+TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? n + 1 : 4 )))
 
 DEMO = $(BIN)/python scripts/demo.py --listen $(LISTEN) --page $(PAGE) $(if $(PICTURES),--pictures "$$PICTURES")
 
@@ -45,7 +45,7 @@ install: $(VENV)/.installed ## Make .venv with everything (the other targets do 
 
 .PHONY: test
 test: install $(VENV)/.chromium ## Run all tests; PYTEST_ARGS="-k name" for some
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: install ## Measure on this machine, which must have nothing else to do; takes about ten minutes

@@ -22,11 +22,26 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist takes down the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several processes run the tests: those of a module, or of a group that says so, share one and its fixtures."""
+
+    def group(item: pytest.Item) -> str:
+        marker = item.get_closest_marker("xdist_group")
+        return item.path.stem if marker is None else str(marker.args[0])
+
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    # The longest first, or the other processes would wait for it in the end.
+    items.sort(key=lambda item: group(item) != "milvus")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """See that the groups count: pytest-xdist tells them by the tests' names, which pytest may have changed."""
+    if session.config.getoption("loadgroup", default=False):
+        ungrouped = [item.nodeid for item in session.items if "@" not in item.nodeid]
+        if ungrouped:
+            raise pytest.UsageError(f"{len(ungrouped)} tests are in no group, such as {ungrouped[0]}")
 
 
 @pytest.fixture(scope="session")

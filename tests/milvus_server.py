@@ -96,21 +96,11 @@ def _answers(server: "subprocess.Popen[bytes]", folder: Path) -> bool:
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    # A signal to the wrapper alone would orphan the server, and a loaded one may hang.
-    for number, patience in ((signal.SIGCONT, 0.0), (signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
-        if patience and _gone_within(server, patience):
-            return
-
-
-def _gone_within(server: "subprocess.Popen[bytes]", patience: float) -> bool:
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        server.poll()
-        try:
-            os.killpg(server.pid, 0)
-        except ProcessLookupError:
-            return True
+    # Asked to stop it takes longer than it is patient itself, and nothing needs its data. A signal to the wrapper alone
+    # would orphan the server.
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+    end = time.monotonic() + _STOP_SECONDS
+    while _listens() and time.monotonic() < end:
         time.sleep(0.1)
-    return False

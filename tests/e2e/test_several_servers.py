@@ -123,7 +123,7 @@ def test_the_same_id_from_both_at_once(one: Client, other: Client) -> None:
         barrier.wait(PATIENCE)
         return client.insert(data, image_id="same", collection="shared").outcome
 
-    for number in range(10):
+    for number in range(5):
         pictures = [picture(1000 + 2 * number), picture(1001 + 2 * number)]
         writing = [Background(lambda c=c, d=d: insert(c, d)) for c, d in zip((one, other), pictures, strict=True)]
         assert {each.result() for each in writing} <= {"created", "updated"}
