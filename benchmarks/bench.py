@@ -157,10 +157,10 @@ class Bench:
         )
         self._next_call += _CALLS_OF_A_LOAD
         result = generate(target, load)
-        if not result.total.errors and not result.total.items and duration < _LONGEST:
+        if not result.total.errors and not result.total.rate and duration < _LONGEST:
             # A server so slow that no call of a round was begun and ended in the time.
             return self.load(target, operation, shape, seconds=4 * duration, warmup=warmup, calls=calls)
-        if result.total.errors or not result.total.items:
+        if result.total.errors or not result.total.rate:
             raise RuntimeError(f"{operation} failed: {result.total.errors or 'no call ended in time'}")
         return result
 

@@ -146,14 +146,18 @@ def test_an_import_goes_on_when_the_server_comes_back(bundle, many, tmp_path, un
             assert client.get_collection().image_count == 1000
 
 
-def test_an_import_that_is_interrupted_says_how_far_it_came(server, collection, many):
-    with begin(server.address, "import", many, "--json", "--collection", collection) as importing:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_that_is_interrupted_says_how_far_it_came(server, collection, many, tmp_path, number):
+    failed = tmp_path / "failed.jsonl"
+    named = ("--collection", collection, "--failures", str(failed))
+    with begin(server.address, "import", many, "--json", *named) as importing:
         assert importing.stdout is not None
         importing.stdout.readline()
-        importing.send_signal(signal.SIGINT)
+        importing.send_signal(number)
         lines, errors = rest(importing)
     assert importing.returncode == 130
     check_summary(lines, errors)
+    assert f", {len(failed.read_text().splitlines())} without an answer\n" in errors
     assert errors.endswith("clipseek: interrupted\n")
 
 

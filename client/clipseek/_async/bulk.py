@@ -74,7 +74,7 @@ class AsyncBulk(AsyncImages):
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
             patience: Seconds to go on trying after a break, and to wait for a server that has pictures and gives no
                 result; then the error is raised. What had no result can be sent again. 0 never tries again, and waits
-                for as long as it takes.
+                for a result as long as for the answer of a call.
             timeout: Seconds for everything; ``None`` for no limit.
             request_id: Names the calls in the server's log; made up when empty.
 
@@ -93,7 +93,7 @@ class AsyncBulk(AsyncImages):
         try:
             while True:
                 try:
-                    async with aclosing(self._send(upload, config, end, patience)) as results:
+                    async with aclosing(self._send(upload, config, end, patience or self.timeout)) as results:
                         async for result in results:
                             backoff.succeeded()
                             yield result
@@ -114,7 +114,7 @@ class AsyncBulk(AsyncImages):
             call_off(reader)
 
     async def _send(
-        self, upload: _Upload, config: BulkInsertConfig, end: float | None, patience: float
+        self, upload: _Upload, config: BulkInsertConfig, end: float | None, patience: float | None
     ) -> AsyncGenerator[BulkResult, None]:
         """The results of one stream, which sends all that has none yet; raises what ended it before its time."""
         stream = upload.begin()
@@ -140,7 +140,7 @@ class AsyncBulk(AsyncImages):
 
         reader = spawn(read)
         try:
-            async for result in upload.results(patience or math.inf):
+            async for result in upload.results(math.inf if patience is None else patience):
                 yield result
         finally:
             call.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 from asyncio import Queue, Semaphore, sleep
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeAlias, TypeVar
 
 __all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
@@ -18,14 +19,19 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Aw
 
 
 async def iterate(items: AnyIterable[T]) -> AsyncIterator[T]:
-    """The items of either kind of iterable; an ordinary one may block, and does so in a thread."""
+    """The items of either kind of iterable; an ordinary one may block, and does so in a thread of its own."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
     else:
         iterator = iter(items)
-        while found := await asyncio.to_thread(_next, iterator):
-            yield found[0]
+        # Not one of the loop's: an iterable that waits for long would keep others from reading their files.
+        thread = ThreadPoolExecutor(1)
+        try:
+            while found := await asyncio.get_running_loop().run_in_executor(thread, _next, iterator):
+                yield found[0]
+        finally:
+            thread.shutdown(wait=False)
 
 
 def _next(iterator: Iterator[T]) -> tuple[T] | None:

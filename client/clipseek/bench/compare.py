@@ -47,8 +47,11 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Dif
     """
     others = {result["load"]: result for result in after["results"]}
     both = [(result, others[result["load"]]) for result in before["results"] if result["load"] in others]
-    if not both:
-        raise ValueError("the two have no load in common: measure the same --callers or --rate again")
+    searched = "search" in before and "search" in after
+    if not both and not searched:
+        raise ValueError("the two have no load in common: measure the same --callers, --rate or --slo again")
+    if searched:
+        yield Difference("highest rate /s", before["search"]["rate"], after["search"]["rate"], None)
     for one, other in both:
         yield from _differences(one, other)
 

@@ -35,7 +35,7 @@ class ClipseekTarget:
         top_k: Of the searches.
         bulk_items: Pictures of one bulk import; they are read when their turn comes.
         id_prefix: Of the ids that inserts make up; the rest is the number of the call.
-        timeout: Seconds that a call may take; a bulk import has no limit.
+        timeout: Seconds that a call may take, and that a bulk import may wait for its next result.
         token: What the server wants to see of its callers.
         tls: How the server is known.
     """

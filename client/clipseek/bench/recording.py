@@ -18,13 +18,15 @@ class OperationRecording:
 
     latencies: Histogram = field(default_factory=Histogram)
     items: int = 0
+    late_items: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
 
     def add(self, seconds: float, done: Done, *, in_time: bool) -> None:
         """Take in a call that did not fail; what was done after the time is no part of the rate."""
         self.latencies.add(seconds)
-        self.items += done.items if in_time else 0
+        self.items += done.items
+        self.late_items += 0 if in_time else done.items
         self.errors.update(done.failures)
         self.stages.update(done.stages)
 
@@ -32,6 +34,7 @@ class OperationRecording:
         """Take in another recording's calls."""
         self.latencies.join(other.latencies)
         self.items += other.items
+        self.late_items += other.late_items
         self.errors.update(other.errors)
         self.stages.update(other.stages)
 
@@ -42,7 +45,7 @@ class OperationRecording:
             calls=calls,
             items=self.items,
             errors=dict(self.errors),
-            rate=self.items / seconds if seconds else 0.0,
+            rate=(self.items - self.late_items) / seconds if seconds else 0.0,
             latency=self.latencies.latency(),
             stages={name: spent / calls for name, spent in self.stages.items()} if calls else {},
         )

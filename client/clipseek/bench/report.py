@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipseek.bench.results import LoadResult
 from clipseek.bench.scrape import Scraper, Series, rates
-from clipseek.bench.step_search import Found
+from clipseek.bench.step_search import Found, generator_limited
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,9 @@ def _search(found: Mapping[str, Any] | None) -> str:
         for step in found["steps"]
     )
     said = f"{found['rate']:.1f} calls a second met the objective" if found["rate"] else "No rate met the objective"
-    return f"<h2>{said}.</h2><table><tr><th>rate, /s</th><th></th><th></th></tr>{rows}</table>"
+    limit = found["generator_limit"]
+    unknown = f"<p>{_cell(generator_limited(limit))}</p>" if limit is not None else ""
+    return f"<h2>{said}.</h2>{unknown}<table><tr><th>rate, /s</th><th></th><th></th></tr>{rows}</table>"
 
 
 def _table(result: Mapping[str, Any]) -> str:

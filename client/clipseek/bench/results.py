@@ -33,9 +33,9 @@ class OperationResult:
 
     Attributes:
         calls: Calls that did not fail; in a closed loop those too that ended after the time.
-        items: What they did in the time; of most operations one each.
+        items: What they did; of most operations one each.
         errors: Calls and items that failed, by status.
-        rate: Items a second.
+        rate: Items a second, of what was done in the time.
         latency: Of the calls that did not fail; in an open loop from when they were due. ``None`` when there are none.
         stages: Mean seconds of a call by stage, as the server measured them.
     """

@@ -50,6 +50,14 @@ class Found:
     generator_limit: float | None = None
 
 
+def generator_limited(rate: float) -> str:
+    """What a search says that ended at such a rate because of the generator."""
+    return (
+        f"at {rate:.1f}/s the generator itself could not keep up: the server may bear more; give it more --processes, "
+        "or another machine"
+    )
+
+
 def search(
     measure: Callable[[float], LoadResult],
     objective: Objective,

@@ -232,7 +232,7 @@ class _Run:
     def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> "Found":
         """The highest rate that meets the objective."""
         from clipseek.bench import OpenLoop
-        from clipseek.bench.step_search import search
+        from clipseek.bench.step_search import generator_limited, search
 
         def said(step: "Step") -> None:
             self.results = {f"{step.rate:.1f} calls a second": step.result}
@@ -252,10 +252,7 @@ class _Run:
         else:
             self._output.note(f"no rate met {objective}")
         if found.generator_limit is not None:
-            self._output.note(
-                f"at {found.generator_limit:.1f}/s the generator itself could not keep up: the server may bear more; "
-                "give it more --processes, or another machine"
-            )
+            self._output.note(generator_limited(found.generator_limit))
         return found
 
     def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
@@ -304,10 +301,14 @@ def _named(shape: "ClosedLoop | OpenLoop") -> str:
 
 def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     from clipseek.bench.compare import compare, different_settings
+    from clipseek.bench.step_search import generator_limited
 
     differences = list(compare(before, after))
     for name in different_settings(before, after):
         output.note(f"not set alike: {name}")
+    for which, document in (("before", before), ("after", after)):
+        if (limit := document.get("search", {}).get("generator_limit")) is not None:
+            output.note(f"{which}, {generator_limited(limit)}")
     if output.json:
         for each in differences:
             output.value({**vars(each), "ratio": each.ratio})

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from clipseek import Client, ClipseekError, Tls
-from clipseek.channel import endpoint
+from clipseek.channel import credentials, endpoint, token_metadata
 from clipseek.cli.output import Output
 from clipseek.requests import is_text
 
@@ -157,8 +157,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         session: Session = context.obj.over(server, timeout, collection, json=json)
         _refuse_other_than_text([session.server, session.collection, *own.values()])
         try:
-            endpoint(session.server)
-        except ValueError as error:
+            credentials(endpoint(session.server), session.tls)
+            token_metadata(session.token)
+        except (OSError, ValueError) as error:
             _stop(str(error), USAGE)
         try:
             function(session, **own)

@@ -68,7 +68,7 @@ def test_closed_loop_shows_a_server_that_stands_still() -> None:
     assert latency.max == pytest.approx(60.0, rel=0.01)
     assert result.total.calls == 404
     # They are no part of the rate.
-    assert result.total.items == 400
+    assert result.total.rate == pytest.approx(400 / 30)
     assert sum(window.found.calls for window in result.windows) == 404
 
 
@@ -152,11 +152,18 @@ def test_closed_loop_has_as_many_calls_in_flight_as_callers() -> None:
     assert result.lateness is None
 
 
+def test_closed_loop_counts_late_answers_as_it_counts_late_errors() -> None:
+    late = Recording(0.0, 10.0)
+    late.add("call", 9.9, 1.0, Done(), in_time=False)
+    late.add("call", 9.9, 1.0, "UNAVAILABLE", in_time=False)
+    assert merge([late]).total.error_share == 0.5
+
+
 def test_closed_loop_counts_what_ends_while_it_measures() -> None:
     server = Server(lambda _: 1.0, at_a_time=1000)
     recording = play(server, closed_load(1, warmup=2.5, seconds=3.0))
     # Ends at 3, 4 and 5; that at 6 comes too late to be done in the time.
-    assert recording.operations["call"].items == 3
+    assert (recording.operations["call"].items, recording.operations["call"].late_items) == (4, 1)
     assert len(recording.operations["call"].latencies) == 4
     assert (recording.begin, recording.end) == (2.5, 5.5)
 

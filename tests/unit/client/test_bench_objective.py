@@ -155,6 +155,20 @@ def test_two_runs_side_by_side() -> None:
     assert short["8 callers: all p99 ms"].is_clear is None
 
 
+def test_two_searches_side_by_side() -> None:
+    def searched(most: float) -> dict[str, Any]:
+        found = search(lambda rate: result(0.01, cpu=0.0 if rate <= most else 9.0), Objective.parse("p99<50ms"))
+        document: dict[str, Any] = json.loads(to_json({}, {f"{most} calls a second": result(0.01)}, found))
+        assert "40.0/s the generator itself could not keep up" in to_html(document) or most != 20
+        return document
+
+    # They have no load in common.
+    (rate,) = compare(searched(20), searched(40))
+    assert (rate.before, rate.after, rate.ratio) == (20.0, 40.0, 2.0)
+    with pytest.raises(ValueError, match="no load in common"):
+        list(compare(searched(20), kept(result(0.1))))
+
+
 def test_results_lie_in_the_time_of_the_metrics() -> None:
     scraper = Scraper("http://127.0.0.1:1/metrics")
     scraper.begin = 1000.0

@@ -224,6 +224,18 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     assert server.calls == []
 
 
+def test_tls_and_tokens_that_cannot_be(run: Any, server: SmallServer, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("two words")
+    for arguments, said in (
+        (["--ca", tmp_path / "no.pem"], "No such file"),
+        (["--certificate", tmp_path / "token"], "a client's certificate and its key go together"),
+        (["--token-file", tmp_path / "token"], "a token is made of ASCII characters without spaces"),
+    ):
+        result = run(*arguments, "info")
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert server.calls == []
+
+
 def test_bytes_that_are_not_utf_8(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
     latin = os.fsdecode("café".encode("latin-1"))
     for arguments in (["search", latin], ["list", "--filter", latin], ["delete", "a", latin], ["-c", latin, "info"]):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,14 @@ def test_a_server_that_answers_nothing_is_not_waited_for_forever(server: SmallSe
         server.gate.set()
 
 
+def test_who_tries_once_waits_as_long_as_for_a_call(server: SmallServer) -> None:
+    server.gated = frozenset({"BulkInsert.batch"})
+    with Client(server.address, timeout=0.3) as client:
+        with pytest.raises(DeadlineExceededError, match=r"gave no result for 0\.3 s"):
+            list(client.insert_many([b"one"], patience=0))
+        server.gate.set()
+
+
 def test_what_was_received_comes_before_the_end_of_patience(server: SmallServer) -> None:
     upload = _Upload([], BulkInsertConfig(), limits=LIMITS, address=server.address, request_id="r")  # type: ignore[arg-type]
     upload._stream.unanswered, upload._stream.waiting_since = 1, time.monotonic() - 61
@@ -357,6 +366,23 @@ def test_a_slow_source_is_waited_for(server: SmallServer) -> None:
 
         results = list(client.insert_many(source(), patience=0.2))
     assert [result.error for result in results] == [None, None]
+
+
+async def test_iterables_that_block_leave_the_loop_its_threads(server: SmallServer) -> None:
+    release = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        assert release.wait(10)
+        yield b"one"
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with AsyncClient(server.address) as client:
+        waiting = asyncio.create_task(anext(client.insert_many(source())))
+        async with asyncio.timeout(10):
+            assert [result.error async for result in client.insert_many([b"two"])] == [None]
+        assert not waiting.done()
+        release.set()
+        assert (await waiting).error is None
 
 
 async def test_an_ordinary_iterable_may_block(server: SmallServer) -> None:
