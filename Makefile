@@ -48,7 +48,7 @@ test: install $(VENV)/.chromium ## Run all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: install ## Measure on this machine, which must have nothing else to do; takes about ten minutes
+bench: install ## Measure on this machine, which must have nothing else to do; takes about twelve minutes
 	$(BIN)/python -m benchmarks short
 	$(BIN)/python -m benchmarks.report build/bench/short.json --output build/bench/performance.md --plots build/bench
 

@@ -12,14 +12,15 @@ import csv
 import json
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import PROFILES, Bench
 from benchmarks.machine import facts
-from benchmarks.programs import installed
+from benchmarks.programs import Program, installed
 from benchmarks.workspace import Workspace
 from clipseek.bench import ClipseekTarget, OpenLoop
 from clipseek.bench.histogram import Histogram
@@ -31,7 +32,7 @@ PROTO = Path(__file__).resolve().parent.parent / "proto"
 _ROWS = 10_000
 _SECONDS = 20
 _WARMUP = 2
-_TURNS = 3
+_TURNS = 4
 _MOST_CALLS = 500_000
 """Of all turns of ours together."""
 
@@ -100,16 +101,38 @@ def main() -> None:
     with bench.server("int8", bench.workspace.data(_ROWS)) as server:
         for kind in KINDS:
             target = ClipseekTarget(server.address, texts=kind.texts, pictures=bench.workspace.pictures())
-            ours, theirs = [], []
+            turns: dict[str, list[_Turn]] = {"clipseek bench": [], "k6": []}
             for turn in range(_TURNS):
                 # Neither sends a sentence that was sent before.
-                ours.append(_ours(bench, target, kind))
-                theirs.append(_theirs(program, bench.empty("k6"), target, kind, (turn + 1) * _MOST_CALLS))
-            found[kind.name] = {"rate": kind.rate, "clipseek bench": _medians(ours), "k6": _medians(theirs)}
+                first = (turn + 1) * _MOST_CALLS
+                measure: dict[str, Callable[[], Latency]] = {
+                    "clipseek bench": partial(_ours, bench, target, kind),
+                    "k6": partial(_theirs, program, bench.empty("k6"), target, kind, first),
+                }
+                # Each is the first as often as the other.
+                for tool in list(measure)[:: -1 if turn % 2 else 1]:
+                    turns[tool].append(_turn(server, kind, measure[tool]))
+            found[kind.name] = {"rate": kind.rate, **{tool: _medians(each) for tool, each in turns.items()}}
             print(json.dumps({kind.name: found[kind.name]}, indent=1), flush=True)
     if options.output:
         document = {"independent": {"machine": facts(bench.workspace.folder), "k6": K6, "loads": found}}
         options.output.write_text(json.dumps(document, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a tool measured, and what the server's own clock says of the same calls: seconds of a call in the mean."""
+
+    latency: Latency
+    server: float
+
+
+def _turn(server: Program, kind: Kind, measure: Callable[[], Latency]) -> _Turn:
+    method = kind.method.removeprefix("clipseek.v1.")
+    seconds, calls = server.call_seconds(method)
+    latency = measure()
+    seconds_after, calls_after = server.call_seconds(method)
+    return _Turn(latency, (seconds_after - seconds) / (calls_after - calls))
 
 
 def _ours(bench: Bench, target: ClipseekTarget, kind: Kind) -> Latency:
@@ -150,11 +173,13 @@ def _theirs(program: Path, folder: Path, target: ClipseekTarget, kind: Kind, fir
     return latency
 
 
-def _medians(turns: Sequence[Latency]) -> dict[str, float]:
+def _medians(turns: Sequence[_Turn]) -> dict[str, float]:
     return {
-        "count": sum(turn.count for turn in turns),
-        "p50_ms": statistics.median(turn.p50 for turn in turns) * 1000,
-        "p99_ms": statistics.median(turn.p99 for turn in turns) * 1000,
+        "count": sum(turn.latency.count for turn in turns),
+        "mean_ms": statistics.median(turn.latency.mean for turn in turns) * 1000,
+        "p50_ms": statistics.median(turn.latency.p50 for turn in turns) * 1000,
+        "p99_ms": statistics.median(turn.latency.p99 for turn in turns) * 1000,
+        "server_ms": statistics.median(turn.server for turn in turns) * 1000,
     }
 
 

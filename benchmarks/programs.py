@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Self
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from clipseek.bench import scrape
 
 _START_TIMEOUT = 600.0
 _STOP_TIMEOUT = 45.0
@@ -64,13 +65,15 @@ class Program:
 
     def batch_counts(self, queue: str) -> tuple[float, float]:
         """Items and batches that a queue of a clipseek server has run so far."""
-        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        counts = []
-        for what in ("sum", "count"):
-            found = re.search(rf'^clipseek_batch_items_{what}\{{queue="{queue}"\}} (\S+)', text, re.MULTILINE)
-            counts.append(float(found[1]) if found else 0.0)
-        return counts[0], counts[1]
+        return self._histogram(f'clipseek_batch_items_%s{{queue="{queue}"}}')
+
+    def call_seconds(self, method: str) -> tuple[float, float]:
+        """Seconds that a clipseek server's calls of a method took so far, by its own clock, and their number."""
+        return self._histogram(f'clipseek_call_seconds_%s{{method="{method}"}}')
+
+    def _histogram(self, name: str) -> tuple[float, float]:
+        metrics = scrape.read(f"http://{self.metrics_address}/metrics")
+        return metrics.get(name % "sum", 0.0), metrics.get(name % "count", 0.0)
 
 
 def resident_bytes(pid: int) -> int:

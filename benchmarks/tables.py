@@ -365,14 +365,17 @@ def _milvus_index(results: Results) -> Iterable[str]:
 
 def _independent(results: Results) -> Iterable[str]:
     loads = results["independent"]["loads"]
-    yield from _head(["", "calls", "p50 ms", "p99 ms", "p50 ÷ k6's", "p99 ÷ k6's"])
+    yield from _head(
+        ["", "calls", "p50 ms", "p99 ms", "p50 ÷ k6's", "p99 ÷ k6's", "mean ms", "the server's own mean ms"]
+    )
     for name, load in loads.items():
         base = load["k6"]
         for tool in ("clipseek bench", "k6"):
             found = load[tool]
             ratios = [_number(found[key] / base[key]) for key in ("p50_ms", "p99_ms")]
             times = _number(found["p50_ms"]), _number(found["p99_ms"])
-            yield _row([f"{name}, {load['rate']}/s: {tool}", f"{found['count']:,}", *times, *ratios])
+            means = _number(found["mean_ms"]), _number(found["server_ms"])
+            yield _row([f"{name}, {load['rate']}/s: {tool}", f"{found['count']:,}", *times, *ratios, *means])
 
 
 _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {

@@ -46,6 +46,7 @@ class Shot:
     sentence: str = ""
     details: str = ""
     options: bool = False
+    add: tuple[str, ...] = ()
 
 
 SHOTS = [
@@ -54,6 +55,8 @@ SHOTS = [
     Shot("page-details", ENGLISH, 1280, 760, details="coffee.png"),
     Shot("page-phone", ENGLISH, 390, 844, sentence="a motorcycle"),
     Shot("page-phone-zh-dark", CHINESE, 390, 844, dark=True, details="rocket.jpg"),
+    # The last, because there are more pictures after it.
+    Shot("page-add", ENGLISH, 1280, 620, add=("coffee.png", "coins.png", "page.png", "README.txt")),
 ]
 
 
@@ -136,6 +139,10 @@ def use(page: Page, shot: Shot) -> None:
     if shot.details:
         page.get_by_role("button", name=words.show.format(name=shot.details)).click()
         expect(page.get_by_role("dialog").get_by_role("img")).to_have_js_property("complete", value=True)
+    if shot.add:
+        page.get_by_role("tab", name=words.tab_add).click()
+        page.locator("#files input[type=file]").set_input_files([photographs() / name for name in shot.add])
+        expect(page.locator("#outcome .problem")).to_be_visible(timeout=30_000)
 
 
 def save(png: bytes, path: Path) -> None:

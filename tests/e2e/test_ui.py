@@ -41,8 +41,9 @@ class PageProcess:
 
 
 @contextmanager
-def serving_page(server: str, temporary: Path) -> Iterator[PageProcess]:
+def serving_page(server: str, temporary: Path, *options: str) -> Iterator[PageProcess]:
     command = [sys.executable, "-m", "clipseek", "--server", server, "--json", "ui", "--listen", "127.0.0.1:0"]
+    command += options
     environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen([*command, "--no-open"], stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -197,6 +198,10 @@ def test_top_k_minimum_score_and_filter_count(visit, client, collection, stored)
     page.locator("#search").click()
     expect(page.locator("#status")).to_have_text(ENGLISH.nothing_found)
     expect(cards(page)).to_have_count(0)
+    page.locator("#sentence textarea, #sentence input").fill("")
+    page.locator("#search").click()
+    expect(page.locator("#status")).to_have_text(ENGLISH.listed_filtered.format(count=1, collection=collection))
+    assert names(page) == ["four.png"]
 
 
 def check_found_itself(page: Page, name: str) -> None:
@@ -487,6 +492,25 @@ def test_an_original_that_is_not_there_is_said(browser, served, collection):
         answer = context.request.get(f"{served.url}{language}/original?collection={collection}&id=nothing")
         assert answer.status == 404
     context.close()
+
+
+def test_strangers_names_are_refused(browser, server, tmp_path):
+    with serving_page(server.address, tmp_path, "--host", "Pictures.example.org") as page:
+        context = browser.new_context()
+        port = page.url.rstrip("/").rpartition(":")[2]
+        for host, status in (
+            ("localhost", 200),
+            ("127.0.0.1", 200),
+            ("[::1]", 200),
+            ("pictures.example.org", 200),
+            ("www.pictures.example.org", 400),
+            ("elsewhere.example.org", 400),
+        ):
+            for path in ("", "en/", "zh-TW/gradio_api/info"):
+                headers = {"Host": f"{host}:{port}"}
+                answer = context.request.get(page.url + path, headers=headers, max_redirects=0)
+                assert (answer.status == 400) == (status == 400), (host, path, answer.status)
+        context.close()
 
 
 def test_an_address_in_use_is_said(served, server):

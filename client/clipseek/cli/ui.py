@@ -1,5 +1,6 @@
 """``clipseek ui``."""
 
+import ipaddress
 import os
 import re
 import sys
@@ -13,6 +14,8 @@ import typer
 from clipseek.cli.session import Session, command
 from clipseek.ui.serve import bind, serve
 
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
 
 @command
 def ui(
@@ -20,6 +23,14 @@ def ui(
     listen: Annotated[
         str, typer.Option(help="Address of the page, HOST:PORT. Everybody who reaches it may do what the token allows.")
     ] = "127.0.0.1:7860",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which browsers ask for the page, where a proxy hands it on; again for more. On a loopback "
+            "address other names than localhost are refused, elsewhere none is unless this is given.",
+            show_default=False,
+        ),
+    ] = None,
     open: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
     """Serve a page to look at pictures, search them, add and delete them, until Ctrl-C.
@@ -37,9 +48,9 @@ def ui(
     """
     if find_spec("gradio") is None:
         raise typer.BadParameter("ui needs gradio; in a clone of clipseek, run: pip install '.[ui]'")
-    host, port = _address(listen)
+    address, port = _address(listen)
     try:
-        listener = bind(host, port)
+        listener = bind(address, port)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(f"{listen}: {why}; choose another address with --listen HOST:PORT") from error
@@ -54,7 +65,7 @@ def ui(
             webbrowser.open(url)
 
     with listener, session.client() as client, suppress(KeyboardInterrupt):
-        serve(client, listener, collection=session.collection, ready=ready)
+        serve(client, listener, hosts=_hosts(address, host or []), collection=session.collection, ready=ready)
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -62,6 +73,15 @@ def _address(listen: str) -> tuple[str, int]:
     if parts is None or int(parts["port"]) >= 2**16:
         raise typer.BadParameter(f"{listen}: not HOST:PORT, e.g. 127.0.0.1:7860")
     return parts["host"].strip("[]"), int(parts["port"])
+
+
+def _hosts(address: str, named: list[str]) -> list[str]:
+    """The names that browsers may ask for, ``*`` for any."""
+    try:
+        is_loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        is_loopback = address == "localhost"
+    return [*_LOOPBACK, *named] if is_loopback else named or ["*"]
 
 
 def _has_screen() -> bool:

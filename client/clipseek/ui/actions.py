@@ -102,8 +102,11 @@ class Actions:
             return markup.note(self.words.no_collection.format(collection=query.collection)), ""
         if not first:
             return markup.note(self._nothing(query, self.words.nothing_left)), ""
-        total = self._client.get_collection(query.collection).image_count
-        line = self.words.listed.format(count=len(first), total=f"{total:,}", collection=query.collection)
+        if query.filter:
+            line = self.words.listed_filtered.format(count=len(first), collection=query.collection)
+        else:
+            total = self._client.get_collection(query.collection).image_count
+            line = self.words.listed.format(count=len(first), total=f"{total:,}", collection=query.collection)
         return markup.note(line), markup.images(first, self.words)
 
     def _nothing(self, query: Query, otherwise: str) -> str:

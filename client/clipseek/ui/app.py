@@ -1,6 +1,6 @@
 """The web application: the page in each language, and the originals, which the details of a picture show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipseek import Client, ClipseekError, NotFoundError
@@ -34,16 +35,19 @@ _POLICY = (
 )
 
 
-def make_app(client: Client, folder: Path, collection: str = "") -> FastAPI:
+def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str = "") -> FastAPI:
     """The page of a server.
 
     Args:
         client: Of the server.
         folder: Where Gradio keeps what browsers send (``GRADIO_TEMP_DIR``).
+        hosts: By which names browsers may ask for the page; ``*`` for any.
         collection: The one to begin with; empty means ``default``, or the first that there is.
     """
     app = FastAPI(title="clipseek", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_Headers)
+    # A page of anybody's may have its own name lead to this machine, and would then be let in as if it were this one.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 
     @app.api_route("/", methods=["GET", "HEAD"])
     def choose(request: Request) -> Response:

@@ -1,5 +1,7 @@
 """What went wrong, in words that say what to do."""
 
+from grpc import StatusCode
+
 from clipseek import (
     ClipseekError,
     DeadlineExceededError,
@@ -25,7 +27,11 @@ def explain(error: Exception, words: Words, collection: str) -> tuple[str, str]:
             return words.no_picture, ""
         case InvalidArgumentError(reason="INVALID_FILTER"):
             return words.bad_filter, error.message
-        case InvalidArgumentError(reason="INVALID_IMAGE" | "IMAGE_TOO_LARGE"):
+        # Of all that the page sends only a picture can be more than a message holds.
+        case (
+            InvalidArgumentError(reason="INVALID_IMAGE" | "IMAGE_TOO_LARGE")
+            | InvalidArgumentError(code=StatusCode.RESOURCE_EXHAUSTED)
+        ):
             return words.bad_picture, error.message
         case InvalidArgumentError(field="collection"):
             return words.bad_collection, error.message

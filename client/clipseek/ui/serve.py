@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -22,12 +22,15 @@ def bind(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
-def serve(client: Client, listener: socket.socket, *, collection: str, ready: Callable[[], None]) -> None:
+def serve(
+    client: Client, listener: socket.socket, *, hosts: Sequence[str], collection: str, ready: Callable[[], None]
+) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
         client: Of the server that the page is for.
         listener: Where to serve.
+        hosts: By which names browsers may ask for the page; ``*`` for any.
         collection: The one to begin with, or empty.
         ready: Called when all is loaded, just before the first request is answered.
     """
@@ -40,7 +43,7 @@ def serve(client: Client, listener: socket.socket, *, collection: str, ready: Ca
 
         from clipseek.ui.app import make_app
 
-        app = make_app(client, Path(folder), collection)
+        app = make_app(client, Path(folder), hosts, collection)
         # Browsers keep a connection open, which must not delay the end.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
 

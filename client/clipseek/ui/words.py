@@ -41,6 +41,7 @@ class Words:
 
     found: str
     listed: str
+    listed_filtered: str
     nothing_found: str
     nothing_left: str
     empty: str
@@ -136,6 +137,7 @@ ENGLISH = Words(
     weight_hint="Counts when there are both; below 0 moves away, 0 leaves it out",
     found="{count} found in {collection}, in {milliseconds} ms",
     listed="{count} of {total} pictures in {collection}, in the order of their ids. Search to sort them by meaning.",
+    listed_filtered="The first {count} pictures in {collection} that pass the filter, in the order of their ids.",
     nothing_found="Nothing found. Lower the minimum score, or loosen the filter.",
     nothing_left="No picture passes this filter.",
     empty="There are no pictures in {collection} yet. Add some under “Add pictures”.",
@@ -227,6 +229,7 @@ CHINESE = Words(
     weight_hint="兩者都有時才有作用；小於 0 表示遠離，0 表示不用",
     found="在 {collection} 找到 {count} 張，費時 {milliseconds} 毫秒",
     listed="{collection} 共有 {total} 張圖片，依識別碼順序顯示 {count} 張。搜尋後會依相似度排列。",
+    listed_filtered="{collection} 中符合篩選條件的前 {count} 張圖片，依識別碼順序排列。",
     nothing_found="找不到圖片。請降低最低分數，或放寬篩選條件。",
     nothing_left="沒有圖片符合這個篩選條件。",
     empty="{collection} 還沒有圖片。請到「加入圖片」加入。",

@@ -6,6 +6,7 @@ import string
 from pathlib import Path
 
 import pytest
+from grpc import StatusCode
 
 from clipseek import Client, InternalError, InvalidArgumentError, OverloadedError, Term
 from clipseek.ui import markup
@@ -101,6 +102,8 @@ def test_errors_get_words_and_the_servers_own_after_them():
     bad = InvalidArgumentError("at 7: a value is missing", reason="INVALID_FILTER", field="options.filter")
     assert explain(bad, ENGLISH, "pets") == (ENGLISH.bad_filter, "at 7: a value is missing")
     assert explain(OverloadedError("full", retry_after=2.5), ENGLISH, "pets")[0] == ENGLISH.busy.format(seconds="2.5")
+    large = InvalidArgumentError("the request has 99 bytes", code=StatusCode.RESOURCE_EXHAUSTED)
+    assert explain(large, ENGLISH, "pets") == (ENGLISH.bad_picture, "the request has 99 bytes")
     ours, theirs = explain(InternalError("a bug", request_id="r-1"), CHINESE, "pets")
     assert ours == CHINESE.failed
     assert re.search(r"a bug.*r-1", theirs)
