@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from chromium import chromium
 from clipseek import NotFoundError, Term
 from clipseek.ui.words import CHINESE, ENGLISH, Words
 from pictures import picture
+from small_server import SmallServer, start
 
 pytestmark = pytest.mark.xdist_group("ui")  # one browser
 
@@ -510,7 +512,75 @@ def test_strangers_names_are_refused(browser, server, tmp_path):
                 headers = {"Host": f"{host}:{port}"}
                 answer = context.request.get(page.url + path, headers=headers, max_redirects=0)
                 assert (answer.status == 400) == (status == 400), (host, path, answer.status)
+        # A page from elsewhere, in the browser of somebody who may use this one.
+        for origin, status in (
+            (f"http://localhost:{port}", 200),
+            ("https://pictures.example.org", 200),
+            ("http://evil.example", 403),
+            (f"http://localhost:{int(port) - 1}", 403),
+            ("null", 403),
+        ):
+            headers = {"Host": f"localhost:{port}", "Origin": origin}
+            assert context.request.get(page.url + "en/config", headers=headers).status == status, origin
         context.close()
+
+
+@pytest.fixture
+def small(browser, tmp_path) -> Iterator[tuple[SmallServer, str]]:
+    """A server whose answers can be held back, and the address of its page."""
+    state = SmallServer()
+    running = start(state)
+    with serving_page(state.address, tmp_path) as page:
+        yield state, page.url
+        state.gate.set()
+    running.stop(None).wait()
+
+
+def test_files_cannot_be_chosen_while_others_are_stored(visit, small, pictures):
+    server, url = small
+    server.gated = frozenset({"BulkInsert.batch"})
+    page = visit(url=url, into="")
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    chooser = page.locator("#files input[type=file]")
+    chooser.set_input_files(pictures)
+    expect(page.locator("#outcome progress")).to_be_visible(timeout=TIMEOUT)
+    expect(chooser).to_have_count(0)
+    server.gate.set()
+    expect(page.locator("#outcome")).to_contain_text(ENGLISH.outcomes["created"].format(count=4), timeout=TIMEOUT)
+    expect(chooser).to_have_count(1)
+
+
+def test_what_is_asked_meanwhile_is_answered_last(visit, small):
+    server, url = small
+    server.store(b"picture", "a")
+    page = visit(url=url, into="")
+    expect(cards(page)).to_have_count(1)
+    server.gated = frozenset({"Search"})
+    sentence = page.get_by_label(ENGLISH.sentence, exact=True)
+    for asked in ("first", "second"):
+        sentence.fill(asked)
+        sentence.press("Enter")
+        assert server.waiting.wait(TIMEOUT / 1000)
+    server.gate.set()
+    expect(page.locator("#status")).to_contain_text("1 ", timeout=TIMEOUT)
+    end = time.monotonic() + TIMEOUT / 1000
+    while [request.terms[0].text for request in server.asked("Search")] != ["first", "second"]:
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
+
+
+def test_a_picture_to_search_with_stays_when_it_is_added(visit, stored, pictures, tmp_path):
+    new = tmp_path / "new.png"
+    new.write_bytes(picture(77))
+    page = visit()
+    page.locator("#picture input[type=file]").set_input_files(new)
+    expect(cards(page).locator(".score")).to_have_count(4, timeout=TIMEOUT)
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    page.locator("#files input[type=file]").set_input_files(new)
+    expect(page.locator("#outcome")).to_contain_text(ENGLISH.outcomes["created"].format(count=1), timeout=TIMEOUT)
+    page.get_by_role("tab", name=ENGLISH.tab_search).click()
+    expect(cards(page).locator(".score")).to_have_count(5, timeout=TIMEOUT)
+    assert names(page)[0] == "new.png"
 
 
 def test_an_address_in_use_is_said(served, server):

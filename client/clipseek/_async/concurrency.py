@@ -1,10 +1,11 @@
 """What the asynchronous client does where the synchronous one uses threads. ``_sync/concurrency.py`` is its twin."""
 
 import asyncio
+import threading
 from asyncio import Queue, Semaphore, sleep
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeAlias, TypeVar
+from contextlib import suppress
+from typing import Generic, ParamSpec, TypeAlias, TypeVar
 
 __all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
 
@@ -24,21 +25,53 @@ async def iterate(items: AnyIterable[T]) -> AsyncIterator[T]:
         async for item in items:
             yield item
     else:
-        iterator = iter(items)
-        # Not one of the loop's: an iterable that waits for long would keep others from reading their files.
-        thread = ThreadPoolExecutor(1)
+        reader = _Reader(items)
         try:
-            while found := await asyncio.get_running_loop().run_in_executor(thread, _next, iterator):
+            while found := await reader.next():
                 yield found[0]
         finally:
-            thread.shutdown(wait=False)
+            reader.end()
 
 
-def _next(iterator: Iterator[T]) -> tuple[T] | None:
-    # No StopIteration may leave a thread's work.
-    for item in iterator:
-        return (item,)
-    return None
+class _Reader(Generic[T]):
+    """Takes items from an iterable in a thread, one when one is asked for.
+
+    Not a thread of the loop's pool: an iterable that waits for long would keep others from reading their files, and the
+    process from its end.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = items
+        self._loop = asyncio.get_running_loop()
+        self._wanted = threading.Semaphore(0)
+        self._found: Queue[tuple[T] | BaseException | None] = Queue()
+        self._ended = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    async def next(self) -> tuple[T] | None:
+        """The next one, ``None`` after the last; raises what the iterable raises."""
+        self._wanted.release()
+        found = await self._found.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def end(self) -> None:
+        """Ask for no more."""
+        self._ended = True
+        self._wanted.release()
+
+    def _read(self) -> None:
+        found: tuple[T] | BaseException | None
+        iterator: Iterator[T] | None = None
+        while self._wanted.acquire() and not self._ended:
+            try:
+                iterator = iter(self._items) if iterator is None else iterator
+                found = next(((item,) for item in iterator), None)
+            except BaseException as error:
+                found = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for it
+                self._loop.call_soon_threadsafe(self._found.put_nowait, found)
 
 
 async def take(queue: Queue[T], seconds: float) -> T:

@@ -21,6 +21,7 @@ from clipseek.batches import Batcher
 from clipseek.channel import deadline, end_of, new_request_id, until
 from clipseek.errors import (
     ClipseekError,
+    DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
     StalledError,
@@ -100,10 +101,11 @@ class Bulk(Images):
                             backoff.succeeded()
                             yield result
                     break
-                # A server ends a stream that has rested for long.
                 except ClipseekError as error:
                     if self._closed or not error.may_pass or isinstance(error, StalledError):
                         raise
+                    if isinstance(error, DeadlineExceededError):
+                        backoff.succeeded()  # the server is there: it ends a stream that has rested for long
                     pause = backoff.pause(error)
                     if end is not None and time.monotonic() + pause > end:
                         raise

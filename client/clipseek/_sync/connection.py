@@ -124,21 +124,26 @@ class Connection:
     ) -> Response:
         """One request, one answer, within ``timeout`` seconds (``None``: the client's default).
 
-        When the server goes away meanwhile, the request is sent again, to another one where the address has several:
-        always if the server said that it did not begin, otherwise if doing it twice is as good as once.
+        When the server goes away meanwhile, the request is sent again, to another one where the address has several,
+        or to the same when it comes back: always if the server said that it did not begin, otherwise if doing it twice
+        is as good as once.
         """
         request_id = request_id or new_request_id()
         limit = deadline(self.timeout if timeout is None else timeout)
         end = end_of(limit)
         backoff = Backoff(self._repeat_seconds)
+        gone = False
         while True:
             try:
                 with translating(self.address, request_id):
                     return method(request, timeout=limit, metadata=self._metadata(request_id))
             except UnavailableError as error:
-                lost = repeatable and isinstance(error, ConnectionLostError)
-                if self._closed or not (lost or error.reason == _NOT_BEGUN):
+                lost = isinstance(error, ConnectionLostError)
+                # Whom a call was lost to may not be back yet: what reaches nobody is not begun.
+                not_begun = error.reason == _NOT_BEGUN or (gone and not error.reason and not lost)
+                if self._closed or not (not_begun or (lost and repeatable)):
                     raise
+                gone = True
                 pause = backoff.pause(error)
             sleep(pause)
             limit = until(end)

@@ -62,12 +62,17 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
     """
     rows = _json_lines(path) if path.suffix.lower() in {".jsonl", ".ndjson", ".json"} else _csv(path)
     found: dict[str, dict[str, Any]] = {}
+    ids: dict[str, str] = {}
     for line, row in rows:
         name = row.pop(FILE, None)
         if not isinstance(name, str) or not name:
             raise ValueError(f"{path}, line {line}: there is no {FILE!r}, the picture's path below the folder")
         if name in found:
             raise ValueError(f"{path}, line {line}: {name} is there already")
+        if (given := row.get(IMAGE_ID)) is not None:
+            if (image_id := str(given)) in ids:
+                raise ValueError(f"{path}, line {line}: {ids[image_id]} has the id {image_id} already")
+            ids[image_id] = name
         found[name] = row
     return found
 

@@ -1,6 +1,5 @@
 """``clipseek ui``."""
 
-import ipaddress
 import os
 import re
 import sys
@@ -12,9 +11,8 @@ from typing import Annotated
 import typer
 
 from clipseek.cli.session import Session, command
+from clipseek.ui.hosts import accepted
 from clipseek.ui.serve import bind, serve
-
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 @command
@@ -65,7 +63,7 @@ def ui(
             webbrowser.open(url)
 
     with listener, session.client() as client, suppress(KeyboardInterrupt):
-        serve(client, listener, hosts=_hosts(address, host or []), collection=session.collection, ready=ready)
+        serve(client, listener, hosts=accepted(address, host or []), collection=session.collection, ready=ready)
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -73,15 +71,6 @@ def _address(listen: str) -> tuple[str, int]:
     if parts is None or int(parts["port"]) >= 2**16:
         raise typer.BadParameter(f"{listen}: not HOST:PORT, e.g. 127.0.0.1:7860")
     return parts["host"].strip("[]"), int(parts["port"])
-
-
-def _hosts(address: str, named: list[str]) -> list[str]:
-    """The names that browsers may ask for, ``*`` for any."""
-    try:
-        is_loopback = ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        is_loopback = address == "localhost"
-    return [*_LOOPBACK, *named] if is_loopback else named or ["*"]
 
 
 def _has_screen() -> bool:

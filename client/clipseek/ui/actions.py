@@ -3,6 +3,9 @@
 Nothing is remembered here: one ``Actions`` serves all sessions of a language.
 """
 
+import shutil
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +18,11 @@ from clipseek.ui import markup
 from clipseek.ui.problems import EXPECTED, explain
 from clipseek.ui.query import Query, QueryPicture
 from clipseek.ui.words import Words
+
+KEPT_SECONDS = 24 * 60 * 60
+"""How long a picture that somebody searches with is kept, and at least until the next one comes."""
+
+_SEARCHED = "searched-"
 
 _PATIENCE_SECONDS = 10.0
 """For a server that is away while pictures are added: somebody looks at the page and waits."""
@@ -123,6 +131,19 @@ class Actions:
         if not file.is_relative_to(self._folder) or not file.is_file():
             raise FileNotFoundError(str(path))
         return Sent(file, str(name) or file.name)
+
+    def keep(self, sent: Sent) -> QueryPicture:
+        """A picture to search with, under a name of its own: adding the same file removes the one that was sent.
+
+        Raises:
+            OSError: The file is gone, or there is no room for it.
+        """
+        for old in self._folder.glob(f"{_SEARCHED}*"):
+            if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        place = Path(tempfile.mkdtemp(prefix=_SEARCHED, dir=self._folder)) / sent.path.name
+        place.hardlink_to(sent.path)
+        return QueryPicture(sent.name, path=place)
 
     def stored(self, image_id: str, collection: str) -> QueryPicture:
         """A stored picture to search with; raises what the client does."""

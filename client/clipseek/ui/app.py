@@ -1,5 +1,6 @@
 """The web application: the page in each language, and the originals, which the details of a picture show."""
 
+import re
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipseek import Client, ClipseekError, NotFoundError
 from clipseek.ui.actions import Actions
+from clipseek.ui.hosts import LOOPBACK
 from clipseek.ui.page import build
 from clipseek.ui.theme import theme
 from clipseek.ui.words import LANGUAGES, preferred
@@ -31,7 +33,7 @@ keep();
 # "unsafe-inline" and "unsafe-eval".
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'"
+    "form-action 'self'; frame-ancestors 'self'"
 )
 
 
@@ -45,6 +47,8 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
         collection: The one to begin with; empty means ``default``, or the first that there is.
     """
     app = FastAPI(title="clipseek", docs_url=None, redoc_url=None, openapi_url=None)
+    # What a stranger's page asks for in a browser must not be done for whoever sits there. Gradio would answer it.
+    app.add_middleware(_OwnOrigin, hosts=hosts)
     app.add_middleware(_Headers)
     # A page of anybody's may have its own name lead to this machine, and would then be let in as if it were this one.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
@@ -89,6 +93,29 @@ def _originals(actions: Actions) -> Callable[[str, str], Response]:
         return Response(data, media_type=media_type, headers={"Cache-Control": "no-store"})
 
     return original
+
+
+class _OwnOrigin:
+    """Refuses what browsers ask for in the name of another page than this one, or than one of ``hosts``."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin, host = headers.get("origin"), headers.get("host", "")
+            if origin is not None and not self._is_own(origin.lower(), host.lower()):
+                answer = PlainTextResponse("another page asks for this", HTTPStatus.FORBIDDEN)
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        _, _, asking = origin.partition("://")
+        # Behind a proxy that hands on another name than the browser's, it is one of the hosts.
+        return bool(asking) and (asking == host or re.sub(r":\d+$", "", asking) in self._hosts - set(LOOPBACK))
 
 
 class _Headers:

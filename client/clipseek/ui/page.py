@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from clipseek.ui import markup
-from clipseek.ui.actions import Actions
+from clipseek.ui.actions import KEPT_SECONDS, Actions
 from clipseek.ui.problems import EXPECTED
 from clipseek.ui.query import Query, QueryPicture
 
@@ -22,20 +22,20 @@ _LARGEST_TOP_K = 60
 _ANY_SCORE = -1
 """No cosine is lower."""
 
-_KEPT_SECONDS = 24 * 60 * 60
-"""How long a picture that somebody searches with is kept at most; also removed when the page's program ends."""
-
 
 def build(actions: Actions, collection: str) -> gr.Blocks:
     """The page in the language of its actions; ``collection`` is the one to begin with, or empty."""
     words = actions.words
     # What a click does is no API to be listed and called by programs.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # What is clicked while the last click is still worked on is done after it.
+    latest = {**private, "trigger_mode": "always_last"}
 
-    page = gr.Blocks(title="clipseek", analytics_enabled=False, delete_cache=(3600, _KEPT_SECONDS))
+    page = gr.Blocks(title="clipseek", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS))
     with page:
         shown = gr.State(None)  # the query that the gallery answers
         picture = gr.State(None)
+        reached = gr.State(False)  # whether the server answered when the page was opened
 
         with gr.Row(elem_id="top"):
             gr.HTML(f"<h1>clipseek</h1><p>{markup.text(words.tagline)}</p>", elem_id="brand", apply_default_css=False)
@@ -97,7 +97,10 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
                             -1, 1, 1, step=0.05, label=words.picture_weight, info=words.weight_hint, min_width=240
                         )
                 status = gr.HTML(
-                    elem_id="status", html_template='<div role="status">${value}</div>', apply_default_css=False
+                    elem_id="status",
+                    html_template='<div role="status">${value}</div>',
+                    js_on_load=_script("status.js"),
+                    apply_default_css=False,
                 )
                 gallery = gr.HTML(elem_id="gallery", js_on_load=_script("gallery.js"), apply_default_css=False)
             with gr.Tab(words.tab_add):
@@ -120,10 +123,9 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         def attach(event: gr.EventData, *given: Any) -> tuple[object, ...]:
             query = _query(*given)
             try:
-                sent = actions.sent(event.path, event.name)
+                chosen = actions.keep(actions.sent(event.path, event.name))
             except EXPECTED as error:
                 return given[1], gr.skip(), query, actions.problem(error, query.collection), ""
-            chosen = QueryPicture(sent.name, path=sent.path)
             return chosen, markup.query_picture(chosen, words), *answer(replace(query, picture=chosen))
 
         def detach(*given: Any) -> tuple[object, ...]:
@@ -165,21 +167,25 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             except EXPECTED as error:
                 yield gr.skip(), actions.problem(error, collection)
                 return
+            # Files that are chosen meanwhile would be dropped without a word.
+            busy: object = gr.File(interactive=False)
             for line in actions.store(pictures, _name(collection)):
-                yield gr.skip(), line
-            yield None, gr.skip()
+                yield busy, line
+                busy = gr.skip()
+            yield gr.File(value=None, interactive=True), gr.skip()
 
         def open_page() -> tuple[object, ...]:
+            """What the server says of itself; what the fields ask for, if it answers, comes after it."""
             overview = actions.overview()
             begin = collection or ("default" if "default" in overview.collections else "")
             begin = begin or next(iter(overview.collections), "default")
             largest = overview.limits.max_top_k_with_mask if overview.limits else _LARGEST_TOP_K
             chooser = gr.Dropdown(choices=sorted({*overview.collections, begin}), value=begin)
             slider = gr.Slider(maximum=largest, value=min(_TOP_K, largest))
-            if overview.limits is None:
-                return overview.header, chooser, slider, None, "", ""
-            query = Query("", None, 1, 1, begin, min(_TOP_K, largest), None, "")
-            return overview.header, chooser, slider, *answer(query)
+            return overview.header, chooser, slider, overview.limits is not None
+
+        def search_if_reached(is_reached: bool, *given: Any) -> tuple[object, ...]:
+            return search(*given) if is_reached else (None, "", "")
 
         def refresh(current: str) -> object:
             try:
@@ -187,14 +193,16 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             except EXPECTED:
                 return gr.skip()  # what follows will say it
 
-        page.load(open_page, None, [header, name, top_k, *found], **private)
-        gr.on([sentence.submit, where.submit, go.click], search, asked, found, **private)
-        name.input(other_collection, asked, [picture, slot, *found], **private)
-        slot.attach(attach, asked, [picture, slot, *found], **private)
-        slot.detach(detach, asked, [picture, slot, *found], **private)
+        page.load(open_page, None, [header, name, top_k, reached], **private).then(
+            search_if_reached, [reached, *asked], found, **private
+        )
+        gr.on([sentence.submit, where.submit, go.click], search, asked, found, **latest)
+        name.input(other_collection, asked, [picture, slot, *found], **latest)
+        slot.attach(attach, asked, [picture, slot, *found], **latest)
+        slot.detach(detach, asked, [picture, slot, *found], **latest)
         for place in (gallery, details):
-            place.more(more, asked, [sentence, picture, slot, *found], **private)
-        gallery.show(show, [shown], [details, status], **private)
+            place.more(more, asked, [sentence, picture, slot, *found], **latest)
+        gallery.show(show, [shown], [details, status], **latest)
         details.remove(remove, [picture, shown], [picture, slot, *found], **private)
         # The raw files, because the pictures are to be called as the browser calls them; where they lie is checked.
         files.upload(store, [files, name], [files, outcome], preprocess=False, **private).then(

@@ -52,6 +52,7 @@ def test_tables_of_both_kinds_say_the_same(tmp_path: Path) -> None:
     [
         ("t.csv", "name\na\n", "line 2: there is no 'file'"),
         ("t.csv", "file,a\nx,1\nx,2\n", "line 3: x is there already"),
+        ("t.csv", "file,image_id\nx,1\ny,2\nz,1\n", "line 4: x has the id 1 already"),
         ("t.csv", "file,a\nx\n", "line 2: it has not as many cells"),
         ("t.csv", "file,a\nx,1,2\n", "line 2: it has not as many cells"),
         ("t.jsonl", "{\n", "line 1: this is not JSON"),

@@ -1,6 +1,8 @@
 """insert_many: order, limits, back-pressure, and every way in which a stream can end."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -225,6 +227,30 @@ def test_what_cannot_be_asked_for_is_sent_again(client: Any, server: SmallServer
 def test_a_stream_that_rested_too_long_is_begun_anew(client: Any, server: SmallServer) -> None:
     server.failing("BulkInsert.batch", Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long"))
     assert [result.outcome for result in client.insert_many([b"one"])] == ["created"]
+
+
+def test_streams_may_rest_again_and_again(client: Any, server: SmallServer) -> None:
+    server.failing("BulkInsert.batch", *[Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long")] * 8)
+    assert [result.outcome for result in client.insert_many([b"one"], patience=0.3)] == ["created"]
+
+
+def test_an_iterable_that_waits_keeps_no_process_from_its_end(server: SmallServer) -> None:
+    code = """if True:
+        import asyncio, queue, sys
+        from clipseek import AsyncClient
+        items = queue.SimpleQueue()
+        items.put(b"one")
+
+        async def main() -> None:
+            async with AsyncClient(sys.argv[1]) as client:
+                async for result in client.insert_many(iter(items.get, None)):
+                    print(result.outcome)
+                    break
+
+        asyncio.run(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code, server.address], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "created\n"), done.stderr
 
 
 def test_the_sources_own_errors_are_the_callers(client: Any, server: SmallServer) -> None:

@@ -408,6 +408,18 @@ def test_a_write_that_is_as_good_twice_is_sent_again_when_its_server_goes_away(
     assert [len(server.asked(method)) for method in ("Insert", "UpdateImage")] == [4, 2]
 
 
+def test_a_server_that_went_away_may_be_unreachable_for_a_while(client: Any, server: SmallServer) -> None:
+    away = Failure(StatusCode.UNAVAILABLE, "failed to connect to all addresses")
+    server.failing("Insert", Failure(StatusCode.UNAVAILABLE), away, away)
+    assert client.insert(b"picture", image_id="a").outcome == "created"
+    assert len(server.asked("Insert")) == 4
+    # Who was never there is not waited for.
+    server.failing("UpdateImage", away)
+    with pytest.raises(UnavailableError, match="no server answers"):
+        client.update("a", {"n": 1})
+    assert len(server.asked("UpdateImage")) == 1
+
+
 def _info(reason: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain="clipseek")
 
