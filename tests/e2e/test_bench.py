@@ -89,6 +89,13 @@ def test_the_command_measures_keeps_draws_and_compares(run, target, tmp_path):
     done = run("--compare", "one.json", "one.json")
     assert done.returncode == 0, done.stderr
     assert "1.00" in done.stdout
+    document["results"][1]["is_generator_busy"] = True
+    (tmp_path / "busy.json").write_text(json.dumps(document))
+    document["results"][1]["is_generator_busy"] = document["results"][0]["is_generator_busy"] = False
+    (tmp_path / "well.json").write_text(json.dumps(document))
+    done = run("--compare", "well.json", "busy.json")
+    assert "after, 2 callers: the generator itself could not keep up" in " ".join(done.stderr.split())
+    assert "before, " not in done.stderr
 
 
 def test_what_was_measured_before_an_interruption_is_kept(server, target, collection, tmp_path):

@@ -300,7 +300,7 @@ def _named(shape: "ClosedLoop | OpenLoop") -> str:
 
 
 def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    from clipseek.bench.compare import compare, different_settings
+    from clipseek.bench.compare import busy_loads, compare, different_settings
     from clipseek.bench.step_search import generator_limited
 
     differences = list(compare(before, after))
@@ -309,6 +309,8 @@ def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]
     for which, document in (("before", before), ("after", after)):
         if (limit := document.get("search", {}).get("generator_limit")) is not None:
             output.note(f"{which}, {generator_limited(limit)}")
+        for load in busy_loads(document):
+            output.note(f"{which}, {load}: the generator itself could not keep up; these numbers are its own")
     if output.json:
         for each in differences:
             output.value({**vars(each), "ratio": each.ratio})

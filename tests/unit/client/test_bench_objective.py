@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipseek.bench.compare import compare
+from clipseek.bench.compare import busy_loads, compare
 from clipseek.bench.objective import Condition, Objective
 from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
@@ -153,6 +153,17 @@ def test_two_runs_side_by_side() -> None:
     assert same["8 callers: all p99 ms"].is_clear is False
     short = {each.what: each for each in compare(kept(result(0.1, lasting=2)), kept(result(0.2, lasting=2)))}
     assert short["8 callers: all p99 ms"].is_clear is None
+
+
+def test_nothing_is_clear_of_a_load_whose_generator_could_not_keep_up() -> None:
+    well, busy = kept(result(0.1)), kept(result(0.05, cpu=9.0))
+    assert (busy_loads(well), busy_loads(busy)) == ([], ["8 callers"])
+    for one, other in ((well, busy), (busy, well)):
+        assert {each.is_clear for each in compare(one, other)} == {None}
+    # A file of before it was kept.
+    del busy["results"][0]["is_generator_busy"]
+    assert busy_loads(busy) == []
+    assert any(each.is_clear for each in compare(well, busy))
 
 
 def test_two_searches_side_by_side() -> None:
