@@ -133,6 +133,8 @@ def bench(
         objective = Objective.parse(slo) if slo else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if not max_rate > 0:
+        raise typer.BadParameter(f"--max-rate is above 0, not {max_rate:g}")
     rates, counts = _numbers(rate, "--rate"), _numbers(callers, "--callers")
     if objective is not None and len(rates) > 1:
         raise typer.BadParameter("a search begins at one --rate")

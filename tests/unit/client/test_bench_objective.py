@@ -1,6 +1,7 @@
 """Objectives, the search for the highest rate that meets one, and two runs compared."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -14,7 +15,7 @@ from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
 from clipseek.bench.report import read_json, to_html, to_json
 from clipseek.bench.results import LoadResult
-from clipseek.bench.scrape import Scraper
+from clipseek.bench.scrape import Scraper, read
 from clipseek.bench.step_search import search
 
 
@@ -164,6 +165,12 @@ def test_nothing_is_clear_of_a_load_whose_generator_could_not_keep_up() -> None:
     del busy["results"][0]["is_generator_busy"]
     assert busy_loads(busy) == []
     assert any(each.is_clear for each in compare(well, busy))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/metrics", "http://127.0.0.1:x/metrics", "http://[/metrics"])
+def test_metrics_that_cannot_be_read_are_named(url: str) -> None:
+    with pytest.raises(OSError, match=re.escape(url)):
+        read(url)
 
 
 def test_two_searches_side_by_side() -> None:
