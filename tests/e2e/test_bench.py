@@ -85,7 +85,8 @@ def test_the_command_measures_keeps_draws_and_compares(run, target, tmp_path):
     assert "The generator used" in done.stderr
     document = json.loads((tmp_path / "one.json").read_text())
     assert [result["load"] for result in document["results"]] == ["1 caller", "2 callers"]
-    assert (tmp_path / "one.html").read_text().count("<svg") == 3
+    assert document["seed"] == 0
+    assert (tmp_path / "one.html").read_text().count("<svg") == 4
     done = run("--compare", "one.json", "one.json")
     assert done.returncode == 0, done.stderr
     assert "1.00" in done.stdout

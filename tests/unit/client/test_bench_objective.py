@@ -205,7 +205,9 @@ def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
     results = {"10 calls a second": steps.steps[0].result, "<i>": steps.steps[1].result}
     text = to_json({"server": "<b>&"}, results, steps, scraper)
     page = to_html(json.loads(text))
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
+    for load in ("10 calls a second", "&lt;i&gt;"):
+        assert f"Latency over time, {load}</figcaption>" in page
     assert "&lt;b&gt;&amp;" in page
     assert "&lt;i&gt;" in page
     assert page.count("The generator used") == 2
