@@ -165,21 +165,23 @@ def bench(
         )
         run = _Run(output, target, load, processes)
         scraper = stack.enter_context(_scraping(output, metrics)) if metrics else None
-        found, interrupted = None, False
+        ended_by, code = "", 0
         try:
             if objective is not None:
-                found = run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
+                run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
             else:
                 for shape in shapes:
                     run.measure(shape)
         except GeneratorError as error:
+            ended_by, code = str(error), TRY_AGAIN if error.may_pass else FAILED
             output.note(f"clipseek: {error}")
-            sys.exit(TRY_AGAIN if error.may_pass else FAILED)
         except KeyboardInterrupt:
             if not run.results:
                 raise
-            interrupted = True
+            ended_by, code = "interruption", INTERRUPTED
             output.note("interrupted; what was measured until then is kept")
+        if not run.results:
+            sys.exit(code)
     about = {
         "server": session.server,
         "mix": weights,
@@ -193,6 +195,7 @@ def bench(
         "texts": str(texts or ""),
         "slo": slo,
         "seed": seed,
+        "ended_by": ended_by,
     }
     document = to_json({name: value for name, value in about.items() if value}, run.results, found, scraper)
     if output_file is not None:
@@ -203,21 +206,27 @@ def bench(
         output.note(f"wrote {html}")
     if output.json:
         output.value(json.loads(document))
-    if interrupted:
-        sys.exit(INTERRUPTED)
-    if found is None:
+    if code:
+        sys.exit(code)
+    if run.found is None:
         failed = any(result.total.errors or not result.total.calls for result in run.results.values())
     else:
-        failed = not found.rate
+        failed = not run.found.rate
     if failed:
         sys.exit(FAILED)
 
 
 class _Run:
-    """Measures one shape after the other, and prints what it finds."""
+    """Measures one shape after the other, and prints what it finds.
+
+    Attributes:
+        results: What was measured whole, by its name; of a search what ``to_json`` keeps.
+        found: What a search came to until now; ``None`` before its first step, and without a search.
+    """
 
     def __init__(self, output: Output, target: "ClipseekTarget", load: "Load", processes: int) -> None:
         self.results: dict[str, LoadResult] = {}
+        self.found: Found | None = None
         self._output = output
         self._target = target
         self._load = load
@@ -231,13 +240,22 @@ class _Run:
         self._print(_named(shape), result)
         return result
 
-    def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> "Found":
-        """The highest rate that meets the objective."""
+    def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> None:
+        """Search for the highest rate that meets the objective."""
         from clipseek.bench import OpenLoop
-        from clipseek.bench.step_search import generator_limited, search
+        from clipseek.bench.step_search import Found, generator_limited, search
+
+        steps: list[Step] = []
 
         def said(step: "Step") -> None:
-            self.results = {f"{step.rate:.1f} calls a second": step.result}
+            steps.append(step)
+            self.found = Found.of(steps)
+            met = [each for each in steps if each.met and each.rate == self.found.rate]
+            if met:
+                title = f"{self.found.rate:.1f} calls a second, the highest rate that met {objective}"
+                self.results = {title: met[-1].result}
+            else:
+                self.results = {f"{step.rate:.1f} calls a second": step.result}
             latency = step.result.total.latency
             p99 = f", p99 {latency.p99 * 1000:.1f} ms of {latency.count:,}" if latency else ""
             outcome = {True: "met", False: f"not met: {step.why_not}", None: step.why_not}[step.met]
@@ -246,16 +264,13 @@ class _Run:
         found = search(
             lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
         )
-        met = [step for step in found.steps if step.met and step.rate == found.rate]
-        if met:
-            title = f"{found.rate:.1f} calls a second, the highest rate that met {objective}"
-            self.results = {title: met[-1].result}
-            self._print(title, met[-1].result)
+        if found.rate:
+            for title, result in self.results.items():
+                self._print(title, result)
         else:
             self._output.note(f"no rate met {objective}")
         if found.generator_limit is not None:
             self._output.note(generator_limited(found.generator_limit))
-        return found
 
     def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
         from clipseek.bench import ClosedLoop, generate

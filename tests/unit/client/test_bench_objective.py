@@ -16,7 +16,7 @@ from clipseek.bench.recording import Recording, merge
 from clipseek.bench.report import read_json, to_html, to_json
 from clipseek.bench.results import LoadResult
 from clipseek.bench.scrape import Scraper, read
-from clipseek.bench.step_search import search
+from clipseek.bench.step_search import Found, search
 
 
 def result(
@@ -126,6 +126,15 @@ def test_a_generator_that_cannot_keep_up_says_nothing_of_the_server() -> None:
     assert (slow.rate, slow.generator_limit) == (0.0, 10.0)
     failing = search(lambda _: result(0.01, errors=500, cpu=9.0), Objective.parse("errors<1%"))
     assert (failing.rate, failing.generator_limit) == (0.0, None)
+
+
+def test_a_search_that_ended_before_its_time_found_what_two_measurements_agreed_on() -> None:
+    steps = search(Server(30.0).measure, Objective.parse("p99<50ms"), begin=10.0).steps
+    assert [step.rate for step in steps[:6]] == [10.0, 10.0, 20.0, 20.0, 40.0, 40.0]
+    found = [Found.of(steps[:number]) for number in range(7)]
+    assert [each.rate for each in found] == [0.0, 0.0, 10.0, 10.0, 20.0, 20.0, 20.0]
+    assert [each.failed_rate for each in found] == [None] * 6 + [40.0]
+    assert found[3].steps == steps[:3]
 
 
 def test_nothing_to_compare_with_is_no_number() -> None:
