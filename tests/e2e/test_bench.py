@@ -146,6 +146,13 @@ def test_what_was_measured_before_the_server_went_away_is_kept(bundle, tmp_path)
     assert "no server answers" in document["ended_by"]
 
 
+def test_two_measurements_of_a_rate_have_arrivals_of_their_own(run, target):
+    rates = "--rate", "30", "--max-rate", "30", "--arrivals", "poisson"
+    done = run("--slo", "p99<30s", *rates, "--seconds", "2", "--warmup", "0", "--json")
+    one, other = json.loads(done.stdout)["search"]["steps"][:2]
+    assert one["total"]["calls"] != other["total"]["calls"]
+
+
 def test_the_command_searches_the_highest_rate(run, target):
     rates = "--rate", "5", "--max-rate", "10"
     done = run("--slo", "p99<10s,errors<1%", *rates, "--seconds", "1", "--warmup", "0", "--json")

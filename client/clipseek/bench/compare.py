@@ -59,6 +59,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Dif
 
 def different_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """In words, what was set otherwise: then the numbers may differ because of that."""
+    # Files of before it was always kept lack a seed of 0.
+    before, after = {"seed": 0, **before}, {"seed": 0, **after}
     names = (before.keys() | after.keys()) - {"measured", "results", "search", "metrics", "format"}
     return [
         f"{name}: {before.get(name)} and {after.get(name)}"

@@ -1,5 +1,6 @@
 """``clipseek bench``."""
 
+import itertools
 import json
 import math
 import random
@@ -86,7 +87,12 @@ def bench(
         tuple[Path, Path] | None,
         typer.Option(help="Measure nothing; show two results of --output side by side.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice among the operations and of Poisson's arrivals.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of the choice among the operations and of Poisson's arrivals; each further measurement adds 1."
+        ),
+    ] = 0,
 ) -> None:
     """Put a load on a server and say how it bore it.
 
@@ -197,7 +203,8 @@ def bench(
         "seed": seed,
         "ended_by": ended_by,
     }
-    document = to_json({name: value for name, value in about.items() if value}, run.results, found, scraper)
+    given = {name: value for name, value in about.items() if value or name == "seed"}
+    document = to_json(given, run.results, run.found, scraper)
     if output_file is not None:
         output_file.write_text(document, encoding="utf-8")
         output.note(f"wrote {output_file}")
@@ -233,6 +240,7 @@ class _Run:
         self._processes = processes
         # Sentences are made of a call's number: those of the run before must not come again, or a cache answers them.
         self._next_call = random.randrange(_MANY_CALLS)  # noqa: S311 -- no secret
+        self._seeds = itertools.count(load.seed)
 
     def measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
         """Put that load on the server."""
@@ -276,7 +284,14 @@ class _Run:
         from clipseek.bench import ClosedLoop, generate
 
         most = shape.callers if isinstance(shape, ClosedLoop) else self._processes
-        load = replace(self._load, shape=shape, processes=min(self._processes, most), first=self._next_call)
+        load = replace(
+            self._load,
+            shape=shape,
+            processes=min(self._processes, most),
+            first=self._next_call,
+            # Two measurements of the same arrivals would not be independent of each other.
+            seed=next(self._seeds),
+        )
         with _progress(self._output, _named(shape), load.warmup + load.seconds):
             result = generate(self._target, load)
         # No sentence comes twice, or the server's cache would answer it.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipseek.bench.compare import busy_loads, compare
+from clipseek.bench.compare import busy_loads, compare, different_settings
 from clipseek.bench.objective import Condition, Objective
 from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
@@ -174,6 +174,11 @@ def test_nothing_is_clear_of_a_load_whose_generator_could_not_keep_up() -> None:
     del busy["results"][0]["is_generator_busy"]
     assert busy_loads(busy) == []
     assert any(each.is_clear for each in compare(well, busy))
+
+
+def test_settings_that_differ_are_named() -> None:
+    assert different_settings({"mix": 1, "seed": 1}, {"mix": 1, "seed": 2}) == ["seed: 1 and 2"]
+    assert different_settings({}, {"seed": 0}) == []
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/metrics", "http://127.0.0.1:x/metrics", "http://[/metrics"])
