@@ -4,6 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +154,33 @@ def test_two_measurements_of_a_rate_have_arrivals_of_their_own(run, target):
     done = run("--slo", "p99<30s", *rates, "--seconds", "2", "--warmup", "0", "--json")
     one, other = json.loads(done.stdout)["search"]["steps"][:2]
     assert one["total"]["calls"] != other["total"]["calls"]
+
+
+def test_processes_end_with_the_one_that_began_them(server, target, client, collection, tmp_path):
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+    options = "--mix", "insert", "--callers", "2", "--processes", "2", "--seconds", "600"
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.DEVNULL) as bench:
+        try:
+            until(lambda: client.get_collection(collection).image_count > 10)
+            children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+        finally:
+            bench.kill()
+    assert len(children) >= 2
+    until(lambda: not any(is_running(child) for child in children))
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_the_command_searches_the_highest_rate(run, target):
