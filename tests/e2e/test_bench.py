@@ -4,6 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -85,10 +88,18 @@ def test_the_command_measures_keeps_draws_and_compares(run, target, tmp_path):
     assert "The generator used" in done.stderr
     document = json.loads((tmp_path / "one.json").read_text())
     assert [result["load"] for result in document["results"]] == ["1 caller", "2 callers"]
-    assert (tmp_path / "one.html").read_text().count("<svg") == 3
+    assert document["seed"] == 0
+    assert (tmp_path / "one.html").read_text().count("<svg") == 4
     done = run("--compare", "one.json", "one.json")
     assert done.returncode == 0, done.stderr
     assert "1.00" in done.stdout
+    document["results"][1]["is_generator_busy"] = True
+    (tmp_path / "busy.json").write_text(json.dumps(document))
+    document["results"][1]["is_generator_busy"] = document["results"][0]["is_generator_busy"] = False
+    (tmp_path / "well.json").write_text(json.dumps(document))
+    done = run("--compare", "well.json", "busy.json")
+    assert "after, 2 callers: the generator itself could not keep up" in " ".join(done.stderr.split())
+    assert "before, " not in done.stderr
 
 
 def test_what_was_measured_before_an_interruption_is_kept(server, target, collection, tmp_path):
@@ -101,6 +112,75 @@ def test_what_was_measured_before_an_interruption_is_kept(server, target, collec
         assert bench.wait() == 130, rest
     assert "interrupted" in rest
     assert [each["load"] for each in json.loads((tmp_path / "one.json").read_text())["results"]] == ["1 caller"]
+
+
+def test_an_interrupted_search_keeps_its_steps(server, target, collection, tmp_path):
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+    options = "--slo", "p99<30s", "--rate", "5", "--seconds", "2", "--warmup", "0", "--output", "one.json"
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as bench:
+        said = (line for line in bench.stderr if "/s: " in line)
+        steps = [next(said) for _ in range(3)]
+        bench.send_signal(signal.SIGINT)
+        rest = bench.stderr.read()
+        assert bench.wait() == 130, rest
+    document = json.loads((tmp_path / "one.json").read_text())
+    assert document["ended_by"] == "interruption"
+    found = document["search"]
+    assert [f"{step['rate']:8.1f}/s: " for step in found["steps"]] == [line[:12] for line in steps]
+    met = [step["rate"] for step in found["steps"] if step["met"]]
+    assert found["rate"] == max((rate for rate in met if met.count(rate) == 2), default=0.0)
+    assert len(document["results"]) == 1
+
+
+def test_what_was_measured_before_the_server_went_away_is_kept(bundle, tmp_path):
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data")
+    with ServerThread(settings) as server:
+        command = [sys.executable, "-m", "clipseek", "--server", server.address, "--timeout", "2", "bench"]
+        options = "--mix", "embed_text", "--callers", "1,2,4", "--seconds", "1", "--warmup", "0", "--output", "one.json"
+        bench = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        assert any("The generator used" in line for line in bench.stderr)
+    with bench:
+        rest = bench.stderr.read()
+    # Of the load under way all calls may have failed; that after it finds no server.
+    assert bench.returncode == 3, rest
+    document = json.loads((tmp_path / "one.json").read_text())
+    assert document["results"][0]["load"] == "1 caller"
+    assert len(document["results"]) < 3
+    assert "no server answers" in document["ended_by"]
+
+
+def test_two_measurements_of_a_rate_have_arrivals_of_their_own(run, target):
+    rates = "--rate", "30", "--max-rate", "30", "--arrivals", "poisson"
+    done = run("--slo", "p99<30s", *rates, "--seconds", "2", "--warmup", "0", "--json")
+    one, other = json.loads(done.stdout)["search"]["steps"][:2]
+    assert one["total"]["calls"] != other["total"]["calls"]
+
+
+def test_processes_end_with_the_one_that_began_them(server, target, client, collection, tmp_path):
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+    options = "--mix", "insert", "--callers", "2", "--processes", "2", "--seconds", "600"
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.DEVNULL) as bench:
+        try:
+            until(lambda: client.get_collection(collection).image_count > 10)
+            children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+        finally:
+            bench.kill()
+    assert len(children) >= 2
+    until(lambda: not any(is_running(child) for child in children))
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_the_command_searches_the_highest_rate(run, target):
@@ -146,6 +226,9 @@ def test_what_makes_no_sense_is_refused(run):
         (("--slo", "fast"), "an objective is"),
         (("--slo", "insert.p99<1s"), "is not in the --mix"),
         (("--rate", "0"), "above 0"),
+        (("--slo", "p99<1s", "--max-rate", "0"), "--max-rate is above 0"),
+        (("--slo", "p99<1s", "--max-rate", "-1"), "--max-rate is above 0"),
+        (("--seconds", "inf"), "neither for ever"),
         (("--callers", "inf"), "takes numbers"),
         (("--callers", "0"), "at least one caller"),
         (("--mix", "search_text=0"), "above 0"),

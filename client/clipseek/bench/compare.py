@@ -25,7 +25,8 @@ class Difference:
         what: Operation and metric.
         before: In the first run.
         after: In the second.
-        is_clear: Whether the middle halves of their windows lie apart; ``None`` when there are too few to say.
+        is_clear: Whether the middle halves of their windows lie apart; ``None`` when there are too few to say, or a
+            generator could not keep up, so that the number is its own.
     """
 
     what: str
@@ -58,6 +59,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Dif
 
 def different_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """In words, what was set otherwise: then the numbers may differ because of that."""
+    # Files of before it was always kept lack a seed of 0.
+    before, after = {"seed": 0, **before}, {"seed": 0, **after}
     names = (before.keys() | after.keys()) - {"measured", "results", "search", "metrics", "format"}
     return [
         f"{name}: {before.get(name)} and {after.get(name)}"
@@ -66,8 +69,18 @@ def different_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
     ]
 
 
+def busy_loads(document: Mapping[str, Any]) -> list[str]:
+    """The loads of a run in which the generator itself could not keep up."""
+    return [result["load"] for result in document["results"] if _is_busy(result)]
+
+
+def _is_busy(result: Mapping[str, Any]) -> bool:
+    # Files of before it was kept say nothing of it.
+    return bool(result.get("is_generator_busy"))
+
+
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Difference]:
-    load = one["load"]
+    load, busy = one["load"], _is_busy(one) or _is_busy(other)
     for name in one["operations"]:
         for metric, take in _METRICS.items() if name in other["operations"] else ():
             value, new = take(one["operations"][name]), take(other["operations"][name])
@@ -76,7 +89,8 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[D
     for metric, take in _METRICS.items():
         value, new = take(one["total"]), take(other["total"])
         if value is not None and new is not None:
-            yield Difference(f"{load}: all {metric}", value, new, _apart(_windows(one, take), _windows(other, take)))
+            is_clear = None if busy else _apart(_windows(one, take), _windows(other, take))
+            yield Difference(f"{load}: all {metric}", value, new, is_clear)
 
 
 _ENOUGH_WINDOWS = 5

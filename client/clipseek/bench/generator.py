@@ -2,7 +2,9 @@
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -97,6 +99,7 @@ def _end(process: BaseProcess) -> None:
 def _work(target: Target, load: Load, share: Share, pipe: Connection) -> None:
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C: the process that began this one ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with pipe:
         try:
             pipe.send(asyncio.run(_calls(target, load, share, pipe)))
@@ -106,6 +109,13 @@ def _work(target: Target, load: Load, share: Share, pipe: Connection) -> None:
             pipe.send(GeneratorError(str(error)))
         except Exception as error:
             pipe.send(GeneratorError(f"the load generator failed: {type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """A load whose process was killed is nobody's: none may go on putting it on a server."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 async def _calls(target: Target, load: Load, share: Share, pipe: Connection) -> Recording:

@@ -98,5 +98,5 @@ class Load:
             raise ValueError("a mix names at least one operation, each with a weight above 0")
         if self.processes < 1 or (isinstance(self.shape, ClosedLoop) and self.processes > self.shape.callers):
             raise ValueError("there is at least one process, and no more than callers")
-        if not self.seconds > 0 or self.warmup < 0:
-            raise ValueError("a load is measured for more than 0 seconds, and warms up for 0 or more")
+        if not 0 < self.seconds < math.inf or not 0 <= self.warmup < math.inf:
+            raise ValueError("a load is measured for more than 0 seconds, and warms up for 0 or more; neither for ever")

@@ -7,6 +7,7 @@ import string
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,9 @@ def to_html(document: Mapping[str, Any]) -> str:
     results: list[Mapping[str, Any]] = document["results"]
     totals = [result["total"] for result in results]
     totals += [step["total"] for step in document.get("search", {}).get("steps", [])]
-    plots = [(f"Latency over time, {results[-1]['load']}", lambda axes: _over_time(axes, results[-1]))]
+    plots: list[tuple[str, Callable[[Axes], None]]] = [
+        (f"Latency over time, {result['load']}", partial(_over_time, result=result)) for result in results
+    ]
     plots.append(("Percentiles", lambda axes: _curve(axes, results)))
     if len(totals) > 1:
         plots.append(("Throughput and latency", lambda axes: _throughput(axes, totals)))

@@ -61,7 +61,7 @@ class Scraper:
         while not self._done.wait(self._interval):
             try:
                 self._read()
-            except (OSError, http.client.HTTPException):
+            except OSError:
                 self.failed += 1
 
     def _read(self) -> None:
@@ -74,13 +74,16 @@ def read(url: str) -> Mapping[str, float]:
     """What clipseek and its process say of themselves there, without the buckets of histograms.
 
     Raises:
-        OSError: There is nothing to read.
+        OSError: There is nothing to read; the message names the address.
         ValueError: It is no HTTP address.
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"metrics are read over HTTP, e.g. http://127.0.0.1:9464/metrics; not {url!r}")
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310 -- its scheme was looked at
-        text = answer.read().decode("utf-8", errors="replace")
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310 -- its scheme was looked at
+            text = answer.read().decode("utf-8", errors="replace")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise OSError(f"the metrics at {url} cannot be read: {error}") from error
     found = {}
     for sample in _SAMPLE.finditer(text):
         if not _LEFT_OUT.search(sample["name"]):

@@ -5,7 +5,8 @@ say so: one alone may have been good or bad luck.
 """
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clipseek.bench.objective import Objective
@@ -48,6 +49,21 @@ class Found:
     failed_rate: float | None
     steps: tuple[Step, ...]
     generator_limit: float | None = None
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> "Found":
+        """What these measurements say, also when the search ended before its time."""
+
+        def agreed(met: bool | None) -> list[float]:
+            votes = Counter(step.rate for step in steps if step.met is met)
+            return [rate for rate, count in votes.items() if count >= _AGREEING]
+
+        return cls(
+            rate=max(agreed(True), default=0.0),
+            failed_rate=min(agreed(False), default=None),
+            steps=tuple(steps),
+            generator_limit=min(agreed(None), default=None),
+        )
 
 
 def generator_limited(rate: float) -> str:
@@ -94,7 +110,7 @@ def search(
     while failed > met * (1 + precision):
         found = is_met(rate)
         if found is None:
-            return Found(met, None if math.isinf(failed) else failed, tuple(steps), generator_limit=rate)
+            break
         if found:
             met = rate
             if rate >= most:
@@ -109,7 +125,7 @@ def search(
             rate = failed / 2
             if rate < begin / _DEEPEST:
                 break
-    return Found(met, None if math.isinf(failed) else failed, tuple(steps))
+    return Found.of(steps)
 
 
 _DEEPEST = 64

@@ -1,5 +1,6 @@
 """``clipseek bench``."""
 
+import itertools
 import json
 import math
 import random
@@ -86,7 +87,12 @@ def bench(
         tuple[Path, Path] | None,
         typer.Option(help="Measure nothing; show two results of --output side by side.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice among the operations and of Poisson's arrivals.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of the choice among the operations and of Poisson's arrivals; each further measurement adds 1."
+        ),
+    ] = 0,
 ) -> None:
     """Put a load on a server and say how it bore it.
 
@@ -133,6 +139,8 @@ def bench(
         objective = Objective.parse(slo) if slo else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if not max_rate > 0:
+        raise typer.BadParameter(f"--max-rate is above 0, not {max_rate:g}")
     rates, counts = _numbers(rate, "--rate"), _numbers(callers, "--callers")
     if objective is not None and len(rates) > 1:
         raise typer.BadParameter("a search begins at one --rate")
@@ -163,21 +171,23 @@ def bench(
         )
         run = _Run(output, target, load, processes)
         scraper = stack.enter_context(_scraping(output, metrics)) if metrics else None
-        found, interrupted = None, False
+        ended_by, code = "", 0
         try:
             if objective is not None:
-                found = run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
+                run.search(objective, rates[0] if rates else 10.0, max_rate, arrivals)
             else:
                 for shape in shapes:
                     run.measure(shape)
         except GeneratorError as error:
+            ended_by, code = str(error), TRY_AGAIN if error.may_pass else FAILED
             output.note(f"clipseek: {error}")
-            sys.exit(TRY_AGAIN if error.may_pass else FAILED)
         except KeyboardInterrupt:
             if not run.results:
                 raise
-            interrupted = True
+            ended_by, code = "interruption", INTERRUPTED
             output.note("interrupted; what was measured until then is kept")
+        if not run.results:
+            sys.exit(code)
     about = {
         "server": session.server,
         "mix": weights,
@@ -191,8 +201,10 @@ def bench(
         "texts": str(texts or ""),
         "slo": slo,
         "seed": seed,
+        "ended_by": ended_by,
     }
-    document = to_json({name: value for name, value in about.items() if value}, run.results, found, scraper)
+    given = {name: value for name, value in about.items() if value or name == "seed"}
+    document = to_json(given, run.results, run.found, scraper)
     if output_file is not None:
         output_file.write_text(document, encoding="utf-8")
         output.note(f"wrote {output_file}")
@@ -201,27 +213,34 @@ def bench(
         output.note(f"wrote {html}")
     if output.json:
         output.value(json.loads(document))
-    if interrupted:
-        sys.exit(INTERRUPTED)
-    if found is None:
+    if code:
+        sys.exit(code)
+    if run.found is None:
         failed = any(result.total.errors or not result.total.calls for result in run.results.values())
     else:
-        failed = not found.rate
+        failed = not run.found.rate
     if failed:
         sys.exit(FAILED)
 
 
 class _Run:
-    """Measures one shape after the other, and prints what it finds."""
+    """Measures one shape after the other, and prints what it finds.
+
+    Attributes:
+        results: What was measured whole, by its name; of a search what ``to_json`` keeps.
+        found: What a search came to until now; ``None`` before its first step, and without a search.
+    """
 
     def __init__(self, output: Output, target: "ClipseekTarget", load: "Load", processes: int) -> None:
         self.results: dict[str, LoadResult] = {}
+        self.found: Found | None = None
         self._output = output
         self._target = target
         self._load = load
         self._processes = processes
         # Sentences are made of a call's number: those of the run before must not come again, or a cache answers them.
         self._next_call = random.randrange(_MANY_CALLS)  # noqa: S311 -- no secret
+        self._seeds = itertools.count(load.seed)
 
     def measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
         """Put that load on the server."""
@@ -229,13 +248,22 @@ class _Run:
         self._print(_named(shape), result)
         return result
 
-    def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> "Found":
-        """The highest rate that meets the objective."""
+    def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> None:
+        """Search for the highest rate that meets the objective."""
         from clipseek.bench import OpenLoop
-        from clipseek.bench.step_search import generator_limited, search
+        from clipseek.bench.step_search import Found, generator_limited, search
+
+        steps: list[Step] = []
 
         def said(step: "Step") -> None:
-            self.results = {f"{step.rate:.1f} calls a second": step.result}
+            steps.append(step)
+            self.found = Found.of(steps)
+            met = [each for each in steps if each.met and each.rate == self.found.rate]
+            if met:
+                title = f"{self.found.rate:.1f} calls a second, the highest rate that met {objective}"
+                self.results = {title: met[-1].result}
+            else:
+                self.results = {f"{step.rate:.1f} calls a second": step.result}
             latency = step.result.total.latency
             p99 = f", p99 {latency.p99 * 1000:.1f} ms of {latency.count:,}" if latency else ""
             outcome = {True: "met", False: f"not met: {step.why_not}", None: step.why_not}[step.met]
@@ -244,22 +272,26 @@ class _Run:
         found = search(
             lambda rate: self._measure(OpenLoop(rate, arrivals)), objective, begin=begin, most=most, on_step=said
         )
-        met = [step for step in found.steps if step.met and step.rate == found.rate]
-        if met:
-            title = f"{found.rate:.1f} calls a second, the highest rate that met {objective}"
-            self.results = {title: met[-1].result}
-            self._print(title, met[-1].result)
+        if found.rate:
+            for title, result in self.results.items():
+                self._print(title, result)
         else:
             self._output.note(f"no rate met {objective}")
         if found.generator_limit is not None:
             self._output.note(generator_limited(found.generator_limit))
-        return found
 
     def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
         from clipseek.bench import ClosedLoop, generate
 
         most = shape.callers if isinstance(shape, ClosedLoop) else self._processes
-        load = replace(self._load, shape=shape, processes=min(self._processes, most), first=self._next_call)
+        load = replace(
+            self._load,
+            shape=shape,
+            processes=min(self._processes, most),
+            first=self._next_call,
+            # Two measurements of the same arrivals would not be independent of each other.
+            seed=next(self._seeds),
+        )
         with _progress(self._output, _named(shape), load.warmup + load.seconds):
             result = generate(self._target, load)
         # No sentence comes twice, or the server's cache would answer it.
@@ -300,7 +332,7 @@ def _named(shape: "ClosedLoop | OpenLoop") -> str:
 
 
 def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    from clipseek.bench.compare import compare, different_settings
+    from clipseek.bench.compare import busy_loads, compare, different_settings
     from clipseek.bench.step_search import generator_limited
 
     differences = list(compare(before, after))
@@ -309,6 +341,8 @@ def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]
     for which, document in (("before", before), ("after", after)):
         if (limit := document.get("search", {}).get("generator_limit")) is not None:
             output.note(f"{which}, {generator_limited(limit)}")
+        for load in busy_loads(document):
+            output.note(f"{which}, {load}: the generator itself could not keep up; these numbers are its own")
     if output.json:
         for each in differences:
             output.value({**vars(each), "ratio": each.ratio})

@@ -242,6 +242,8 @@ def test_errors_count_by_status_and_have_no_latency() -> None:
         lambda: OpenLoop(0),
         lambda: closed_load(1, processes=2),
         lambda: closed_load(1, seconds=0),
+        lambda: closed_load(1, seconds=math.inf),
+        lambda: closed_load(1, warmup=math.nan),
         lambda: Load(shape=ClosedLoop(1), mix={}),
         lambda: Load(shape=ClosedLoop(1), mix={"call": 0}),
     ],

@@ -1,6 +1,7 @@
 """Objectives, the search for the highest rate that meets one, and two runs compared."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -8,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from clipseek.bench.compare import compare
+from clipseek.bench.compare import busy_loads, compare, different_settings
 from clipseek.bench.objective import Condition, Objective
 from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
 from clipseek.bench.report import read_json, to_html, to_json
 from clipseek.bench.results import LoadResult
-from clipseek.bench.scrape import Scraper
-from clipseek.bench.step_search import search
+from clipseek.bench.scrape import Scraper, read
+from clipseek.bench.step_search import Found, search
 
 
 def result(
@@ -127,6 +128,15 @@ def test_a_generator_that_cannot_keep_up_says_nothing_of_the_server() -> None:
     assert (failing.rate, failing.generator_limit) == (0.0, None)
 
 
+def test_a_search_that_ended_before_its_time_found_what_two_measurements_agreed_on() -> None:
+    steps = search(Server(30.0).measure, Objective.parse("p99<50ms"), begin=10.0).steps
+    assert [step.rate for step in steps[:6]] == [10.0, 10.0, 20.0, 20.0, 40.0, 40.0]
+    found = [Found.of(steps[:number]) for number in range(7)]
+    assert [each.rate for each in found] == [0.0, 0.0, 10.0, 10.0, 20.0, 20.0, 20.0]
+    assert [each.failed_rate for each in found] == [None] * 6 + [40.0]
+    assert found[3].steps == steps[:3]
+
+
 def test_nothing_to_compare_with_is_no_number() -> None:
     found = {each.what: each for each in compare(kept(result(0.1)), kept(result(0.1)))}
     assert found["8 callers: all errors %"].ratio is None
@@ -153,6 +163,28 @@ def test_two_runs_side_by_side() -> None:
     assert same["8 callers: all p99 ms"].is_clear is False
     short = {each.what: each for each in compare(kept(result(0.1, lasting=2)), kept(result(0.2, lasting=2)))}
     assert short["8 callers: all p99 ms"].is_clear is None
+
+
+def test_nothing_is_clear_of_a_load_whose_generator_could_not_keep_up() -> None:
+    well, busy = kept(result(0.1)), kept(result(0.05, cpu=9.0))
+    assert (busy_loads(well), busy_loads(busy)) == ([], ["8 callers"])
+    for one, other in ((well, busy), (busy, well)):
+        assert {each.is_clear for each in compare(one, other)} == {None}
+    # A file of before it was kept.
+    del busy["results"][0]["is_generator_busy"]
+    assert busy_loads(busy) == []
+    assert any(each.is_clear for each in compare(well, busy))
+
+
+def test_settings_that_differ_are_named() -> None:
+    assert different_settings({"mix": 1, "seed": 1}, {"mix": 1, "seed": 2}) == ["seed: 1 and 2"]
+    assert different_settings({}, {"seed": 0}) == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/metrics", "http://127.0.0.1:x/metrics", "http://[/metrics"])
+def test_metrics_that_cannot_be_read_are_named(url: str) -> None:
+    with pytest.raises(OSError, match=re.escape(url)):
+        read(url)
 
 
 def test_two_searches_side_by_side() -> None:
@@ -187,7 +219,9 @@ def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
     results = {"10 calls a second": steps.steps[0].result, "<i>": steps.steps[1].result}
     text = to_json({"server": "<b>&"}, results, steps, scraper)
     page = to_html(json.loads(text))
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
+    for load in ("10 calls a second", "&lt;i&gt;"):
+        assert f"Latency over time, {load}</figcaption>" in page
     assert "&lt;b&gt;&amp;" in page
     assert "&lt;i&gt;" in page
     assert page.count("The generator used") == 2

@@ -80,6 +80,20 @@ def test_results_of_several_processes_become_one() -> None:
     assert json.loads(json.dumps(result.to_json()))["operations"]["bulk"]["items"] == 97
 
 
+@pytest.mark.parametrize(("calls", "late", "busy"), [(30_000, 1_200, True), (30_000, 60, False), (500, 20, False)])
+def test_a_generator_is_busy_that_makes_more_than_a_hundredth_of_many_calls_late(
+    calls: int, late: int, busy: bool
+) -> None:
+    recording = Recording(0.0, 60.0, due=60.0)
+    for number in range(calls):
+        lateness = 0.08 if number < late else 0.0
+        recording.add("search", 1.0, 0.01 + lateness, Done())
+        recording.lateness.add(lateness)
+    result = merge([recording])
+    assert result.is_generator_busy is busy
+    assert result.to_json()["is_generator_busy"] is busy
+
+
 def test_sentences_are_distinct() -> None:
     numbers = range(50_000)
     sentences = {sentence(number) for number in numbers}
