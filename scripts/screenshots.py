@@ -56,7 +56,7 @@ SHOTS = [
     Shot("page-phone", ENGLISH, 390, 844, sentence="a motorcycle"),
     Shot("page-phone-zh-dark", CHINESE, 390, 844, dark=True, details="rocket.jpg"),
     # The last, because there are more pictures after it.
-    Shot("page-add", ENGLISH, 1280, 620, add=("coffee.png", "coins.png", "page.png", "README.txt")),
+    Shot("page-add", ENGLISH, 1280, 800, add=("coffee.png", "coins.png", "page.png", "README.txt")),
 ]
 
 

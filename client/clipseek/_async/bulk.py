@@ -41,6 +41,8 @@ BATCH_ITEMS = 16
 BATCH_BYTES = 4 * 1024 * 1024
 # What a message holds beside its items.
 _ENVELOPE_BYTES = 1024
+# Seconds.
+_MOMENT = 0.05
 # In a stream's queue, in the place of an item's index: send what has been gathered.
 _SEND = -1
 
@@ -348,12 +350,13 @@ class _Upload:
             stream = self._stream
             waiting_since = stream.waiting_since if stream.unanswered else time.monotonic()
             left = waiting_since + patience - time.monotonic()
-            if left <= 0:
-                raise StalledError(f"{self._address} gave no result for {patience:g} s", request_id=self.request_id)
             try:
-                return await take(self._results, min(left, threading.TIMEOUT_MAX))
+                # For a moment at least: a caller that held up the event loop held up what hands in the answers, too.
+                return await take(self._results, min(max(left, _MOMENT), threading.TIMEOUT_MAX))
             except TimeoutError:
-                continue
+                if left <= 0:
+                    text = f"{self._address} gave no result for {patience:g} s"
+                    raise StalledError(text, request_id=self.request_id) from None
 
     def sent_without_result(self, size: int) -> list[dict[int, InsertItem]]:
         """What was sent and not answered, by index, in groups of at most so many."""

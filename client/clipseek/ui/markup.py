@@ -168,6 +168,8 @@ def stored(outcomes: Mapping[str, int], failures: Sequence[tuple[str, str]], sto
         parts += [stopped] + [f'<p class="note">{text(words.stopped)}</p>'] * bool(counts)
     if failures:
         rows = _facts(failures[:_LISTED_FAILURES])
+        if more := len(failures[_LISTED_FAILURES:]):
+            rows += f"<p>{text(words.more_failures.format(count=more))}</p>"
         line = text(words.failures.format(count=len(failures)))
         parts.append(f'<div class="problem" role="alert"><strong>{line}</strong>{rows}</div>')
     return "".join(parts)

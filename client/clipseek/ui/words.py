@@ -80,6 +80,7 @@ class Words:
     stored: str
     outcomes: dict[str, str]
     failures: str
+    more_failures: str
     stopped: str
 
     away: str
@@ -174,6 +175,7 @@ ENGLISH = Words(
     stored="Done: {counts}.",
     outcomes={"created": "{count} new", "updated": "{count} updated", "unchanged": "{count} unchanged"},
     failures="Not stored: {count}",
+    more_failures="and {count} more",
     stopped="It stopped before the end. What is counted above is stored; adding the same pictures again is safe.",
     away="The server cannot be reached. Try again in a moment; if that does not help, see whether it is running.",
     busy="The server has too much to do. Try again in {seconds} s.",
@@ -266,6 +268,7 @@ CHINESE = Words(
     stored="完成：{counts}。",
     outcomes={"created": "新增 {count} 張", "updated": "更新 {count} 張", "unchanged": "未變更 {count} 張"},
     failures="未儲存：{count} 張",
+    more_failures="另外還有 {count} 張",
     stopped="中途停止。以上計入的圖片都已儲存；重新加入同樣的圖片也不會重複。",
     away="無法連上伺服器。請稍後再試；若仍然不行，請確認伺服器是否正在執行。",
     busy="伺服器太忙了。請在 {seconds} 秒後再試。",

@@ -411,6 +411,16 @@ async def test_iterables_that_block_leave_the_loop_its_threads(server: SmallServ
         assert (await waiting).error is None
 
 
+async def test_who_holds_up_the_loop_takes_the_server_for_no_slower(server: SmallServer) -> None:
+    results = []
+    async with AsyncClient(server.address) as client:
+        async for result in client.insert_many([b"%d" % number for number in range(60)], patience=0.2):
+            if not results:
+                time.sleep(0.5)  # noqa: ASYNC251 -- this is what is tested
+            results.append(result.error)
+    assert results == [None] * 60
+
+
 async def test_an_ordinary_iterable_may_block(server: SmallServer) -> None:
     turns = asyncio.Event()
 

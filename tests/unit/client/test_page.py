@@ -83,6 +83,13 @@ def test_only_what_browsers_have_sent_is_read(tmp_path):
                 actions.sent(path, "cat.png")
 
 
+def test_no_failure_is_left_out_without_a_word():
+    failures = [(f"{number}.png", "broken") for number in range(103)]
+    shown = markup.stored({}, failures, "", ENGLISH)
+    assert shown.count("broken") == 100
+    assert ENGLISH.more_failures.format(count=3) in shown
+
+
 @pytest.mark.parametrize("words", LANGUAGES, ids=lambda words: words.language)
 def test_what_comes_from_outside_is_escaped(words):
     evil = '<img src=x onerror="alert(1)">'
