@@ -1,6 +1,5 @@
 """The command ``clipseek``. It needs the extra ``cli``; without it, it says so."""
 
-import signal
 import sys
 
 
@@ -16,8 +15,6 @@ def main() -> None:
         sys.exit(2)
     from clipseek.cli.app import app
 
-    # Whoever stops it is told what was done until then, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="clipseek")
 
 

@@ -1,5 +1,6 @@
 """``clipseek import``."""
 
+import signal
 import sys
 import threading
 from collections import Counter
@@ -102,6 +103,8 @@ def import_pictures(
         output.note(f"{metadata_from} names {name}, and there is no such picture")
     report = _Report(output, [file for file in found if not file.picture])
     wanted = [_Wanted.of(file, attached) for file in pictures]
+    # Whoever ends it is told what was done until then, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with session.client() as client, _progress(output) as progress:
             task = progress.add_task("storing", total=len(pictures))
