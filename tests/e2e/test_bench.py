@@ -114,6 +114,25 @@ def test_what_was_measured_before_an_interruption_is_kept(server, target, collec
     assert [each["load"] for each in json.loads((tmp_path / "one.json").read_text())["results"]] == ["1 caller"]
 
 
+def test_an_interrupted_search_keeps_its_steps(server, target, collection, tmp_path):
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+    options = "--slo", "p99<30s", "--rate", "5", "--seconds", "2", "--warmup", "0", "--output", "one.json"
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as bench:
+        said = (line for line in bench.stderr if "/s: " in line)
+        # One measurement never decides, so another one is under way now. Two might end the search on a busy machine.
+        steps = [next(said)]
+        bench.send_signal(signal.SIGINT)
+        rest = bench.stderr.read()
+        assert bench.wait() == 130, rest
+    document = json.loads((tmp_path / "one.json").read_text())
+    assert document["ended_by"] == "interruption"
+    found = document["search"]
+    assert [f"{step['rate']:8.1f}/s: " for step in found["steps"]] == [line[:12] for line in steps]
+    met = [step["rate"] for step in found["steps"] if step["met"]]
+    assert found["rate"] == max((rate for rate in met if met.count(rate) == 2), default=0.0)
+    assert len(document["results"]) == 1
+
+
 def test_what_was_measured_before_the_server_went_away_is_kept(bundle, tmp_path):
     settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data")
     with ServerThread(settings) as server:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from asyncio import Queue, Semaphore, sleep
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Generic, ParamSpec, TypeAlias, TypeVar
 
@@ -41,7 +41,7 @@ class _Reader(Generic[T]):
     """
 
     def __init__(self, items: Iterable[T]) -> None:
-        self._items = items
+        self._items = ((item,) for item in items)
         self._loop = asyncio.get_running_loop()
         self._wanted = threading.Semaphore(0)
         self._found: Queue[tuple[T] | BaseException | None] = Queue()
@@ -63,11 +63,9 @@ class _Reader(Generic[T]):
 
     def _read(self) -> None:
         found: tuple[T] | BaseException | None
-        iterator: Iterator[T] | None = None
         while self._wanted.acquire() and not self._ended:
             try:
-                iterator = iter(self._items) if iterator is None else iterator
-                found = next(((item,) for item in iterator), None)
+                found = next(self._items, None)
             except BaseException as error:
                 found = error
             with suppress(RuntimeError):  # the loop is closed: nobody waits for it

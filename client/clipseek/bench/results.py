@@ -104,9 +104,9 @@ class LoadResult:
             return busy
         # At the percentile that objectives bound: calls may be late by few per cent and yet spoil it. Of fewer calls it
         # is one of the latest ten, which says little.
-        if self.lateness.count >= _ENOUGH_FOR_P99:
-            return busy or self.lateness.p99 > max(_LATE_SECONDS, _LATE_SHARE * latency.p99)
-        return busy or self.lateness.p95 > max(_LATE_SECONDS, _LATE_SHARE * latency.p95)
+        is_enough = self.lateness.count >= _ENOUGH_FOR_P99
+        late, long = (each.p99 if is_enough else each.p95 for each in (self.lateness, latency))
+        return busy or late > max(_LATE_SECONDS, _LATE_SHARE * long)
 
     @property
     def about_generator(self) -> str:

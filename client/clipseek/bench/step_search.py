@@ -81,7 +81,7 @@ def search(
     begin: float = 10.0,
     most: float = 100_000.0,
     precision: float = 0.05,
-    on_step: Callable[[Step], None] = lambda _: None,
+    on_step: Callable[[Found], None] = lambda _: None,
 ) -> Found:
     """Search.
 
@@ -91,7 +91,7 @@ def search(
         begin: The first rate.
         most: The highest rate to try.
         precision: The search ends when the rate that failed is no more than so much above the one that was met.
-        on_step: Called after each measurement.
+        on_step: Called after each measurement, with what is found until then.
     """
     steps: list[Step] = []
 
@@ -101,7 +101,7 @@ def search(
             result = measure(rate)
             step = _step(rate, result, objective)
             steps.append(step)
-            on_step(step)
+            on_step(Found.of(steps))
             votes[step.met] += 1
         return max(votes, key=votes.__getitem__)
 

@@ -24,7 +24,7 @@ from clipseek.cli.session import FAILED, INTERRUPTED, TRY_AGAIN, Session, comman
 if TYPE_CHECKING:
     from clipseek.bench import ClipseekTarget, ClosedLoop, Load, LoadResult, OpenLoop
     from clipseek.bench.objective import Objective
-    from clipseek.bench.step_search import Found, Step
+    from clipseek.bench.step_search import Found
 
 Arrivals: TypeAlias = Literal["constant", "poisson"]
 
@@ -251,16 +251,14 @@ class _Run:
     def search(self, objective: "Objective", begin: float, most: float, arrivals: "Arrivals") -> None:
         """Search for the highest rate that meets the objective."""
         from clipseek.bench import OpenLoop
-        from clipseek.bench.step_search import Found, generator_limited, search
+        from clipseek.bench.step_search import generator_limited, search
 
-        steps: list[Step] = []
-
-        def said(step: "Step") -> None:
-            steps.append(step)
-            self.found = Found.of(steps)
-            met = [each for each in steps if each.met and each.rate == self.found.rate]
+        def said(found: "Found") -> None:
+            self.found = found
+            step = found.steps[-1]
+            met = [each for each in found.steps if each.met and each.rate == found.rate]
             if met:
-                title = f"{self.found.rate:.1f} calls a second, the highest rate that met {objective}"
+                title = f"{found.rate:.1f} calls a second, the highest rate that met {objective}"
                 self.results = {title: met[-1].result}
             else:
                 self.results = {f"{step.rate:.1f} calls a second": step.result}

@@ -100,7 +100,8 @@ class _OwnOrigin:
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
-        self._hosts = {host.lower() for host in hosts}
+        # Behind a proxy that hands on another name than the browser's.
+        self._named = {host.lower() for host in hosts} - set(LOOPBACK)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -114,8 +115,7 @@ class _OwnOrigin:
 
     def _is_own(self, origin: str, host: str) -> bool:
         _, _, asking = origin.partition("://")
-        # Behind a proxy that hands on another name than the browser's, it is one of the hosts.
-        return bool(asking) and (asking == host or re.sub(r":\d+$", "", asking) in self._hosts - set(LOOPBACK))
+        return bool(asking) and (asking == host or re.sub(r":\d+$", "", asking) in self._named)
 
 
 class _Headers:
