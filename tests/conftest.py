@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from clipseek import Client
@@ -15,6 +16,10 @@ from clipseek_export.source import SourceModel
 from clipseek_server.config import Settings
 from models import export_bundle, make_small_clip
 from servers import ServerThread
+
+# Timings decide no test.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:

@@ -77,7 +77,7 @@ def test_a_search_takes_the_largest_filters(client: MilvusClient, text: str) -> 
     assert found == {record.image_id for record in EVERYTHING if matches(condition, record)}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(condition=filters)
 def test_milvus_lite_agrees_with_memory(client: MilvusClient, condition: Filter) -> None:
     test = predicate(condition)

@@ -61,7 +61,7 @@ async def _write(collection: MilvusCollection, history: list[list[Row | list[str
         )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     history=histories,
     conditions=st.lists(filters, max_size=3),
@@ -99,7 +99,7 @@ async def test_memory_and_milvus_agree(
 OTHERS = [Row(replace(RECORDS[number % 40], image_id=f"other-{number:02d}"), vector(number)) for number in range(60)]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=histories,
     after=histories,

@@ -458,7 +458,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
 
 test_any_history = BatcherMachine.TestCase
-test_any_history.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+test_any_history.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 async def test_bulk_gets_its_share_and_interactive_goes_first_under_load():

@@ -331,7 +331,7 @@ def test_photographs_come_out_as_from_transformers(name, size):
     assert np.count_nonzero(difference) / difference.size < 0.001
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(width=st.integers(1, 700), height=st.integers(1, 700), seed=st.integers(0, 9))
 def test_noise_comes_out_as_from_transformers(width, height, seed):
     if max(width, height) > 100 * min(width, height):
@@ -425,7 +425,7 @@ def smooth(width, height):
     return Image.fromarray((np.stack(channels, axis=-1) * 255).round().astype(np.uint8))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),
@@ -612,13 +612,13 @@ def assert_decodes_or_refuses_at(data, scale):
         assert picture.pixels.shape == (3, 8, 8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=300), magic=st.sampled_from([b"", *(sample[:16] for sample in SAMPLES.values())]))
 def test_arbitrary_bytes_are_refused_properly(data, magic):
     assert_decodes_or_refuses(magic + data)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(SAMPLES)), draw=st.data())
 def test_mutated_pictures_are_decoded_or_refused_properly(name, draw):
     data = bytearray(SAMPLES[name])

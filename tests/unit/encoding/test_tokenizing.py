@@ -57,7 +57,7 @@ def test_awkward_texts_become_the_tokens_of_transformers(tokenizer, reference, t
     assert_same_tokens(tokenizer, reference, text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXTS)
 def test_any_text_becomes_the_tokens_of_transformers(tokenizer, reference, text):
     assert_same_tokens(tokenizer, reference, text)

@@ -39,7 +39,7 @@ def test_it_neither_pads_nor_truncates(pair: tuple[Path, PreTrainedTokenizerBase
     assert served.truncation is None
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=AWKWARD)
 @example(text="")
 @example(text="A PHOTO of  a\tCAT, it's  <|endoftext|> here")
