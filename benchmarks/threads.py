@@ -8,20 +8,19 @@ in a process of its own::
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from clipseek_server import cores
+from clipseek_server.cores import available_cores
+from clipseek_server.threads import thread_pool
 
 ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "each tower N threads": {"shared": False, "threads": 0, "spin": False},
@@ -81,8 +80,7 @@ def measure(bundle: Path, arrangement: str, batch: int, seconds: float) -> dict[
     alone = texts(time.monotonic() + seconds / 2)
     pictures_alone = pictures(time.monotonic() + seconds / 2)
     end = time.monotonic() + seconds
-    behind = cores.give_way if ARRANGEMENTS[arrangement].get("give_way") else None
-    with ThreadPoolExecutor(1, initializer=behind) as thread:
+    with thread_pool("pictures", giving_way=ARRANGEMENTS[arrangement].get("give_way", False)) as thread:
         rate = thread.submit(pictures, end)
         beside = texts(end)
     return {
@@ -97,7 +95,7 @@ def measure(bundle: Path, arrangement: str, batch: int, seconds: float) -> dict[
 def _sessions(
     bundle: Path, *, shared: bool, threads: int, spin: bool, give_way: bool = False
 ) -> list[ort.InferenceSession]:
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or available_cores()
     if shared:
         ort.set_global_thread_pool_sizes(count, 1)
     sessions = []
@@ -108,8 +106,7 @@ def _sessions(
             options.intra_op_num_threads = count
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-        behind = cores.give_way if give_way and tower == "vision" else None
-        with ThreadPoolExecutor(1, initializer=behind) as thread:
+        with thread_pool(tower, giving_way=give_way and tower == "vision") as thread:
             opened = thread.submit(
                 ort.InferenceSession, bundle / f"{tower}.onnx", options, providers=["CPUExecutionProvider"]
             )

@@ -1,25 +1,8 @@
-"""Cores: how many this process may really use, and who goes first.
-
-Threads for pictures take all cores for as long as pictures come. They give way to those that search by text, and to the
-event loop: it hardly slows them, and a search during an import waits a fraction of the time
-(``benchmarks/threads.py``).
-"""
+"""Cores: how many this process may really use."""
 
 import math
 import os
-import sys
-import threading
 from pathlib import Path, PurePosixPath
-
-NICENESS = 10
-"""A thread of this niceness gets a tenth of a core that one of niceness 0 wants too, and all of it otherwise."""
-
-
-def give_way() -> None:
-    """Let this process's other threads go before the calling one and those that it begins. Only Linux can."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
 def available_cores(root: Path = Path("/")) -> int:

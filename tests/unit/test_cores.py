@@ -1,12 +1,9 @@
 import os
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from clipseek_server.cores import NICENESS, available_cores, give_way
+from clipseek_server.cores import available_cores
 
 
 @pytest.fixture(autouse=True)
@@ -60,17 +57,3 @@ def test_systems_without_cpu_sets(monkeypatch, tmp_path):
 
 def test_this_machine():
     assert available_cores() >= 1
-
-
-def niceness() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities for threads")
-def test_a_thread_gives_way_with_those_that_it_begins_and_no_others():
-    ours = niceness()
-    with ThreadPoolExecutor(1, initializer=give_way) as nice, ThreadPoolExecutor(1) as other:
-        assert nice.submit(niceness).result() == min(19, ours + NICENESS)
-        with ThreadPoolExecutor(1) as begun:
-            assert nice.submit(lambda: begun.submit(niceness).result()).result() == min(19, ours + NICENESS)
-        assert other.submit(niceness).result() == niceness() == ours

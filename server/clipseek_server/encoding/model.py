@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -13,7 +12,6 @@ from PIL import Image
 from clipseek_server import metrics, telemetry
 from clipseek_server.batching import Batcher
 from clipseek_server.config import Settings
-from clipseek_server.cores import give_way
 from clipseek_server.encoding.bundle import (
     TEXT_FILE,
     TOKENIZER_FILE,
@@ -32,6 +30,7 @@ from clipseek_server.encoding.texts import EmbeddedText
 from clipseek_server.encoding.tokenizing import TextTokenizer, TokenizedText
 from clipseek_server.errors import StartupError
 from clipseek_server.telemetry import Call, Stage, log
+from clipseek_server.threads import thread_pool
 
 Vector = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -39,6 +38,8 @@ Item = TypeVar("Item")
 
 _TOKENIZE_ON_THE_LOOP_CHARACTERS = 1000
 """Longer texts take longer than the event loop should wait: a thread has them."""
+
+_PICTURE_TOWER, _TEXT_TOWER = "picture tower", "text tower"
 
 GOLDEN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
 """How near a golden embedding must be: other processors round differently, most of all the quantised ones."""
@@ -68,15 +69,15 @@ class LoadedModel:
         self._thumbnail = thumbnail
         self._text_cache = TextCache(settings.text_cache)
         self._vision_tower = _Tower(
-            "picture tower",
+            _PICTURE_TOWER,
             self._run_vision,
             settings,
             max_batch=settings.vision_batch,
             weigh=lambda _: 1.0,
-            prepare_thread=give_way,
+            giving_way=True,
         )
         self._text_tower = _Tower(
-            "text tower",
+            _TEXT_TOWER,
             self._run_text,
             settings,
             max_batch=settings.text_batch,
@@ -100,19 +101,21 @@ class LoadedModel:
             StartupError: The bundle is missing or damaged, its golden pairs do not hold, or a provider was not got.
         """
         manifest = read_manifest(folder)
-        # Side by side: none of the three keeps more than one core busy.
+        # Side by side: none of the three keeps more than one core busy. ONNX Runtime's threads take after those that
+        # open its sessions.
         with (
-            ThreadPoolExecutor(1) as thread,
-            ThreadPoolExecutor(1, initializer=give_way) as giving_way,  # ONNX Runtime's threads take after it
+            thread_pool("verify") as verifying,
+            thread_pool(_PICTURE_TOWER, giving_way=True) as opening_vision,
+            thread_pool(_TEXT_TOWER) as opening_text,
         ):
-            verifying = thread.submit(verify_files, folder, manifest)
-            opening = giving_way.submit(GraphSession, folder / VISION_FILE, settings.providers, settings.cores)
-            try:
-                text = GraphSession(folder / TEXT_FILE, settings.providers, settings.cores)
-                vision = opening.result()
-            finally:
-                # Before what ONNX Runtime makes of a damaged file.
-                verifying.result()
+            verified = verifying.submit(verify_files, folder, manifest)
+            opened = [
+                thread.submit(GraphSession, folder / file, settings.providers, settings.cores)
+                for thread, file in ((opening_vision, VISION_FILE), (opening_text, TEXT_FILE))
+            ]
+            # Before what ONNX Runtime makes of a damaged file.
+            verified.result()
+            vision, text = (session.result() for session in opened)
         tokenizer = TextTokenizer(folder / TOKENIZER_FILE, manifest.text)
         model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
         for golden in manifest.golden:
@@ -245,11 +248,11 @@ class _Tower(Generic[Item]):
         max_batch: int,
         weigh: Callable[[Item], float],
         may_join: Callable[[Sequence[Item], Item], bool] | None = None,
-        prepare_thread: Callable[[], None] | None = None,
+        giving_way: bool = False,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name.replace(" ", "-"), initializer=prepare_thread)
+        self._thread = thread_pool(name, giving_way=giving_way)
         self._batcher: Batcher[Item, Vector] = Batcher(
             name,
             self._run_on_thread,

@@ -14,7 +14,6 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib.parse import quote, unquote
 
 from clipseek_server.errors import ImageStoreUnavailable, StartupError
 from clipseek_server.images.blobs import Blob
+from clipseek_server.threads import thread_pool
 
 RESERVED_BYTES = 128 * 1024 * 1024
 """The default: records on the same disk need some to be changed and deleted, and a picture whose record cannot be
@@ -57,7 +57,7 @@ class FolderStore:
         self._root = root
         self._reserved_bytes = reserved_bytes
         self._incoming = root / _INCOMING
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="images")
+        self._threads = thread_pool("images", _THREADS)
         # Guards the making and removing of folders: none vanishes under a file that is about to enter it.
         self._folders = threading.Lock()
         self._durable: set[Path] = set()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from clipseek_server.config import Settings
 from clipseek_server.errors import ClipseekError, CollectionGone, IndexUnavailable, StartupError
 from clipseek_server.index.lite import Lite
 from clipseek_server.telemetry import log
+from clipseek_server.threads import thread_pool
 
 Result = TypeVar("Result")
 
@@ -44,11 +45,9 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lite = None if settings.milvus_uri else Lite(settings.data_dir / "milvus")
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus")
+        self._executor = thread_pool("milvus", _THREADS)
         # Milvus Lite's catalogue is not safe to change from two threads, and a thread goes on when its caller gives up.
-        self._catalogue_executor = (
-            ThreadPoolExecutor(1, thread_name_prefix="milvus-lite") if self._lite else self._executor
-        )
+        self._catalogue_executor = thread_pool("milvus-lite") if self._lite else self._executor
         self._opening: asyncio.Task[None] | None = None
         self._client: Any = None
         self._distrusted = False

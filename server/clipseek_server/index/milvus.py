@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Literal, Self
 from weakref import WeakValueDictionary
@@ -17,6 +16,7 @@ from clipseek_server.index.records import CollectionInfo, now_micros
 from clipseek_server.index.table import Table
 from clipseek_server.index.vector_index import new_index
 from clipseek_server.telemetry import log
+from clipseek_server.threads import thread_pool
 
 _SCAN_THREADS = 2
 """Scans of copies in memory at the same time; each keeps one core busy for some milliseconds."""
@@ -35,7 +35,7 @@ class MilvusIndex:
         self._generations = Generations(self._connection, settings)
         # Milvus Lite has no other writer than this process, whose own gates hold.
         self._holds = None if self._connection.embedded else Holds(self._generations)
-        self._scans = ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="resident")
+        self._scans = thread_pool("resident", _SCAN_THREADS)
         self._live: dict[str, MilvusCollection] = {}
         self._collections: dict[str, MilvusCollection] = {}
         self._building: set[str] = set()
