@@ -60,6 +60,7 @@ class Codes:
 
     def put(self, slot: int, vector: Vector) -> None:
         """Write one vector's code; 20 µs at 512 dimensions."""
+        _one_thread()
         self._write(slot, self._trained.pq.compute_codes((vector - self._mean)[None])[0])
 
     def clear(self, slot: int) -> None:
@@ -125,5 +126,8 @@ class Codes:
 
 
 def _one_thread() -> None:
-    """A scan is too short to share, and threads that wait for the next one would spin beside the models."""
+    """Keep the calling thread from having others beside it, before each use of faiss: the setting is a thread's own.
+
+    A scan or a code is too short to share, and threads that wait for the next one would spin beside the models.
+    """
     faiss.omp_set_num_threads(1)

@@ -1,5 +1,9 @@
 """Codes by slot: written one by one or many at once, scanned in segments."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -69,3 +73,25 @@ def test_learns_from_fewer_vectors_than_there_are_codes() -> None:
     for slot, each in enumerate(vectors):
         codes.put(slot, each)
     assert all(slot in near for slot, near in enumerate(codes.nearest(vectors, 5)))
+
+
+def test_no_thread_is_begun_to_write_a_code() -> None:
+    script = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from clipseek_server.index.quantised import Codes
+
+sample = np.random.default_rng(0).standard_normal((300, 64), dtype=np.float32)
+with ThreadPoolExecutor(1) as pool:
+    codes = pool.submit(Codes, sample).result()
+    pool.submit(codes.fill, 0, sample[:256], np.ones(256, dtype=bool)).result()
+before = len(os.listdir("/proc/self/task"))
+codes.put(3, sample[0])
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "0\n"
