@@ -26,6 +26,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class _Bulk:
+    """What lets batches of one kind in: the towers bound only what is interactive."""
+
+    def __init__(self, settings: Settings, field: str) -> None:
+        self.field = field
+        self.batches = StreamLimit(settings.queue_length, f"batches of {field} to embed")
+        self.room = asyncio.Semaphore(settings.queue_length)
+
+
 class EmbeddingService:
     """Makes vectors and stores nothing."""
 
@@ -34,26 +43,25 @@ class EmbeddingService:
     def __init__(self, models: Models, settings: Settings) -> None:
         self._models = models
         self._settings = settings
-        # The towers bound what is interactive; bulk is bounded by what lets it in.
-        self._batches = StreamLimit(settings.queue_length, "batches to embed")
-        self._room = asyncio.Semaphore(settings.queue_length)
+        # Texts never wait for pictures.
+        self._texts, self._images = _Bulk(settings, "texts"), _Bulk(settings, "images")
 
     async def embed_text(self, request: pb.EmbedTextRequest, call: Call) -> pb.EmbedTextResponse:
         """EmbedText."""
         model = self._models.named(request.model)
-        results = await self._embed_all(partial(self._embed_text, model), request.texts, "texts", call)
+        results = await self._embed_all(partial(self._embed_text, model), request.texts, self._texts, call)
         return pb.EmbedTextResponse(results=results, model=convert.model_ref(model), timing=convert.timing(call))
 
     async def embed_image(self, request: pb.EmbedImageRequest, call: Call) -> pb.EmbedImageResponse:
         """EmbedImage."""
         model = self._models.named(request.model)
-        results = await self._embed_all(partial(self._embed_image, model), request.images, "images", call)
+        results = await self._embed_all(partial(self._embed_image, model), request.images, self._images, call)
         return pb.EmbedImageResponse(results=results, model=convert.model_ref(model), timing=convert.timing(call))
 
     async def _embed_all(
-        self, embed: Callable[[Item, str, Call], Awaitable[Result]], items: Sequence[Item], field: str, call: Call
+        self, embed: Callable[[Item, str, Call], Awaitable[Result]], items: Sequence[Item], bulk: "_Bulk", call: Call
     ) -> list[Result]:
-        limit = self._settings.max_batch_items
+        limit, field = self._settings.max_batch_items, bulk.field
         if not 1 <= len(items) <= limit:
             raise InvalidField(f"1 to {limit} items can be given, not {len(items)}", field=field)
         if len(items) == 1:
@@ -61,10 +69,10 @@ class EmbeddingService:
         as_bulk = replace(call, bulk=True)  # the times of its stages are still the call's
 
         async def embed_one(position: int, item: Item) -> Result:
-            async with self._room:
+            async with bulk.room:
                 return await embed(item, f"{field}[{position}]", as_bulk)
 
-        with self._batches.open():
+        with bulk.batches.open():
             return await gather(embed_one(position, item) for position, item in enumerate(items))
 
     async def _embed_text(self, model: Model, text: str, field: str, call: Call) -> pb.EmbedTextResult:
