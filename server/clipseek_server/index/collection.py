@@ -26,6 +26,8 @@ MAX_IDS = 1000
 _MAX_BATCH = 128
 """Most writes or reads that go together. Each that joins is compared with all before it."""
 _MAX_SEARCHES = 32
+_AT_A_TIME = 4
+"""Calls of a Milvus server for searches that cannot go together, as for reads that wait for all writes and others."""
 _MAX_QUEUE = 4096
 _SHARED_LIMIT = 128
 """Searches for up to this many hits go together and fetch as many as the one that wants most."""
@@ -89,8 +91,10 @@ class MilvusCollection:
             self._copy = ResidentCopy(info.dimension, executor)
             self._loading = asyncio.create_task(self._load(self._copy), name=f"load-{info.generation}")
         self._writing = asyncio.Lock()
-        self._record_reads = _reader(self._table.records)
-        self._row_reads = _reader(self._table.rows)
+        # Milvus Lite does one thing after the other anyway, and a copy in memory keeps a core busy for each scan.
+        at_a_time = 1 if holds is None else _AT_A_TIME
+        self._record_reads = _reader(self._table.records, at_a_time)
+        self._row_reads = _reader(self._table.rows, at_a_time)
         self._writes = Batcher[Row | _Delete, None](
             "index write",
             self._run_writes,
@@ -99,14 +103,8 @@ class MilvusCollection:
             stage=Stage.INDEX,
             may_join=_writes_join,
         )
-        self._searches = Batcher[_Search, list[Match]](
-            "search",
-            self._run_searches,
-            max_batch=_MAX_SEARCHES,
-            max_queue=_MAX_QUEUE,
-            stage=Stage.INDEX,
-            may_join=_searches_join,
-        )
+        self._plain_searches = self._searcher(1)
+        self._other_searches = self._searcher(at_a_time)
 
     @property
     def gone(self) -> bool:
@@ -161,7 +159,11 @@ class MilvusCollection:
         self._table.check()
         self._vector_index.check(effort)
         text = to_text(filter) if filter is not None else None
-        return await self._searches.submit(_Search(vector, limit, filter, effort, strong, text), call)
+        # Most are of one kind and go together; what may take many times as long must not hold them up.
+        waits = strong and self._holds is not None
+        plain = filter is None and effort is not Effort.EXACT and not waits
+        searches = self._plain_searches if plain else self._other_searches
+        return await searches.submit(_Search(vector, limit, filter, effort, strong, text), call)
 
     async def page(
         self,
@@ -213,10 +215,27 @@ class MilvusCollection:
         """Take nothing new, finish what waits."""
         if self._loading is not None:
             self._loading.cancel()
-        for batcher in (self._writes, self._searches, self._record_reads, self._row_reads):
+        for batcher in (
+            self._writes,
+            self._plain_searches,
+            self._other_searches,
+            self._record_reads,
+            self._row_reads,
+        ):
             await batcher.close()
         if self._copy is not None:
             self._copy.close()
+
+    def _searcher(self, at_a_time: int) -> Batcher[_Search, list[Match]]:
+        return Batcher(
+            "search",
+            self._run_searches,
+            max_batch=_MAX_SEARCHES,
+            max_queue=_MAX_QUEUE,
+            stage=Stage.INDEX,
+            workers=at_a_time,
+            may_join=_searches_join,
+        )
 
     async def _run_writes(self, writes: Sequence[Row | _Delete]) -> list[None]:
         async with self._writing:
@@ -284,16 +303,20 @@ class MilvusCollection:
             self._copy = None
 
 
-def _reader(
-    fetch: Callable[..., Awaitable[dict[str, Found]]],
-) -> Batcher[_Read, dict[str, Found]]:
+def _reader(fetch: Callable[..., Awaitable[dict[str, Found]]], at_a_time: int) -> Batcher[_Read, dict[str, Found]]:
     async def run(reads: Sequence[_Read]) -> list[dict[str, Found]]:
         wanted = dict.fromkeys(image_id for read in reads for image_id in read.image_ids)
         found = await fetch(wanted, strong=reads[0].strong)
         return [{image_id: found[image_id] for image_id in read.image_ids if image_id in found} for read in reads]
 
     return Batcher(
-        "index read", run, max_batch=_MAX_BATCH, max_queue=_MAX_QUEUE, stage=Stage.INDEX, may_join=_reads_join
+        "index read",
+        run,
+        max_batch=_MAX_BATCH,
+        max_queue=_MAX_QUEUE,
+        stage=Stage.INDEX,
+        workers=at_a_time,
+        may_join=_reads_join,
     )
 
 
