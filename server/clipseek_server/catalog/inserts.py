@@ -150,7 +150,7 @@ class Inserts:
         if record is existing:
             return existing, Outcome.UNCHANGED
         row = (await index.get_rows([existing.image_id], call)).get(existing.image_id)
-        if row is None:  # deleted meanwhile by another server over the same Milvus
+        if row is None or row.record != existing:  # another server over the same Milvus wrote or deleted meanwhile
             return await self._insert_locked(index, model, existing.image_id, existing.content_sha256, new, call)
         await uninterrupted(index.upsert(Row(record, row.vector), call))
         return record, Outcome.UPDATED
