@@ -1,5 +1,7 @@
 import asyncio
 import gc
+import itertools
+import math
 import time
 
 import pytest
@@ -366,6 +368,9 @@ async def test_a_free_runner_waits_for_more_if_told_to():
 class BatcherMachine(RuleBasedStateMachine):
     """Whatever comes, goes, expires and fails: each item is run at most once, answered exactly once, in bounds."""
 
+    workers = 1
+    in_order = True
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
@@ -378,7 +383,19 @@ class BatcherMachine(RuleBasedStateMachine):
         self.batcher: Batcher[int, int] = self.loop.run_until_complete(self.make())
 
     async def make(self) -> Batcher[int, int]:
-        return Batcher("test", self.run_batch, max_batch=3, max_queue=5, stage=Stage.INFERENCE)
+        return Batcher(
+            "test",
+            self.run_batch,
+            max_batch=3,
+            max_queue=5,
+            stage=Stage.INFERENCE,
+            workers=self.workers,
+            may_join=self.may_join,
+            in_order=self.in_order,
+        )
+
+    def may_join(self, batch, item) -> bool:
+        return True
 
     async def run_batch(self, items):
         self.batches.append(list(items))
@@ -423,16 +440,29 @@ class BatcherMachine(RuleBasedStateMachine):
         self.permits.pop(0).set_result(well)
         self.turn()
 
+    @precondition(lambda self: self.permits)
+    @rule()
+    def finish_the_last_batch(self) -> None:
+        self.permits.pop().set_result(True)
+        self.turn()
+
     @invariant()
     def holds(self) -> None:
         ran = [item for batch in self.batches for item in batch]
         assert len(ran) == len({*ran})
         assert all(len(batch) <= 3 for batch in self.batches)
         assert all(len({self.calls[item].bulk for item in batch}) == 1 for batch in self.batches)
-        assert len(self.permits) <= 1
+        assert all(self.may_join(batch[:1], item) for batch in self.batches for item in batch)
+        assert len(self.permits) <= self.workers
         for bulk in (False, True):
-            order = [item for item in ran if self.calls[item].bulk is bulk]
-            assert order == sorted(order)
+            batches = [batch for batch in self.batches if self.calls[batch[0]].bulk is bulk]
+            # The one that waits longest leads a batch.
+            leaders = [batch[0] for batch in batches]
+            assert all(
+                leader < min(itertools.chain(*batches[at + 1 :]), default=math.inf) for at, leader in enumerate(leaders)
+            )
+            order = [item for batch in batches for item in batch]
+            assert order == sorted(order) or not self.in_order
         if not self.permits:
             assert self.batcher.waiting == 0
 
@@ -459,6 +489,20 @@ class BatcherMachine(RuleBasedStateMachine):
 
 test_any_history = BatcherMachine.TestCase
 test_any_history.settings = settings(max_examples=100, stateful_step_count=40)
+
+
+class TowerMachine(BatcherMachine):
+    """The same where several batches run, and only items of one kind go together: others are overtaken."""
+
+    workers = 2
+    in_order = False
+
+    def may_join(self, batch, item) -> bool:
+        return item % 2 == batch[0] % 2
+
+
+test_any_history_of_several_kinds = TowerMachine.TestCase
+test_any_history_of_several_kinds.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 async def test_bulk_gets_its_share_and_interactive_goes_first_under_load():
