@@ -96,6 +96,9 @@ class SmallServer:
         calls: Name, request and request id of each call so far; streams are noted with their first message.
         fail: By method, what the next calls answer; by "DownloadImage chunk", what they say after a chunk.
         images: What is stored, by id, with the bytes.
+        held: Pictures that a stream does not store now, by their bytes, and how often it says so.
+        held_for_long: Whether it asks to be left alone for five seconds then.
+        short: Whether streams end, as if all were well, after their first batch.
         damage: What downloads do to the chunks that they send.
         gate: Calls named in ``gated`` wait for it.
         waiting: Set when one does.
@@ -106,6 +109,9 @@ class SmallServer:
     calls: list[tuple[str, Message, str]] = field(default_factory=list)
     fail: dict[str, deque[Failure]] = field(default_factory=dict)
     images: dict[str, tuple[image_pb2.Image, bytes]] = field(default_factory=dict)
+    held: dict[bytes, int] = field(default_factory=dict)
+    held_for_long: bool = False
+    short: bool = False
     damage: Callable[[list[bytes]], list[bytes]] = list
     gated: frozenset[str] = frozenset()
     gate: threading.Event = field(default_factory=threading.Event)
@@ -186,12 +192,16 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
             assert 1 <= len(request.batch.items) <= LIMITS.max_batch_items
             assert request.ByteSize() <= LIMITS.max_message_bytes
             self.state.note("BulkInsert.batch", request.batch, context)
-            # Hold back one item of each batch that has more, so that results come out of order.
+            # Hold back one item of each batch that has more, so that results come out of order; never one that is
+            # followed by another of its id.
             items = list(request.batch.items)
-            kept = items[:1] if len(items) > 1 else []
+            kept = [item for item in items[:1] if {other.image_id for other in items[1:]} - {item.image_id}]
             held, answered = kept, [*items[len(kept) :], *held]
             if answered:
                 yield self._results(answered)
+            self.state.fail_if_told("BulkInsert answered", context)
+            if self.state.short:
+                break
         if held:
             yield self._results(held)
         self.finished = True
@@ -204,6 +214,15 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
                     code=StatusCode.INVALID_ARGUMENT.value[0],
                     reason=errors_pb2.ERROR_REASON_INVALID_IMAGE,
                     message="not a picture",
+                )
+                response.results.add(sequence=item.sequence, error=error)
+            elif self.state.held.get(item.image_data):
+                self.state.held[item.image_data] -= 1
+                error = errors_pb2.ItemError(
+                    code=StatusCode.UNAVAILABLE.value[0],
+                    reason=errors_pb2.ERROR_REASON_COLLECTION_HELD,
+                    message="writes are held",
+                    retry_delay=Duration(seconds=5) if self.state.held_for_long else None,
                 )
                 response.results.add(sequence=item.sequence, error=error)
             else:
@@ -248,6 +267,8 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
 
     def BatchGetImages(self, request, context):
         self.state.note("BatchGetImages", request, context)
+        if any(" " in image_id for image_id in request.image_ids):
+            context.abort(StatusCode.INVALID_ARGUMENT, "no id has spaces")
         response = search_service_pb2.BatchGetImagesResponse()
         for image_id in request.image_ids:
             if image_id in self.state.images:
@@ -396,8 +417,8 @@ class Info(info_service_pb2_grpc.InfoServiceServicer):
         )
 
 
-def start(state: SmallServer) -> grpc.Server:
-    """Serve on a free port of the loopback; ``state.address`` says which."""
+def start(state: SmallServer, port: int = 0) -> grpc.Server:
+    """Serve on the loopback, on a free port unless one is given; ``state.address`` says where."""
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 2 * 1024 * 1024)])
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(Search(state), server)
     embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(Embedding(state), server)
@@ -408,6 +429,6 @@ def start(state: SmallServer) -> grpc.Server:
     checks.set("", health_pb2.HealthCheckResponse.SERVING)
     checks.set("clipseek.v1.SearchService", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    state.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    state.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     return server

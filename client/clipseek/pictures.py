@@ -54,6 +54,16 @@ def picture_bytes(picture: Picture) -> bytes:
     raise TypeError(f"a picture is bytes, a path or a PIL image, not {type(picture).__name__}")
 
 
+def memory_bytes(picture: Picture) -> int:
+    """What the caller's picture takes in memory, about; nothing for a path."""
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return memoryview(picture).nbytes
+    match getattr(picture, "size", None), getattr(picture, "mode", None):
+        case (int(width), int(height)), str(mode):
+            return width * height * len(mode)
+    return 0
+
+
 def picture_bytes_or_refuse(picture: Picture) -> bytes:
     """The same for one of many pictures: what cannot be read is an error of that picture alone."""
     try:

@@ -731,7 +731,7 @@ def test_a_collection_that_is_held(open_server, open_client):
                 CollectionServiceStub(channel).CreateCollection(
                     collection_service_pb2.CreateCollectionRequest(collection="default")
                 )
-        [result] = open_client.insert_many([picture(2)])
+        [result] = open_client.insert_many([picture(2)], patience=0)
         assert (result.error.code, result.error.reason) == (grpc.StatusCode.UNAVAILABLE, "COLLECTION_HELD")
         # Reads go on, and so do other collections.
         assert open_client.get("a").image_id == "a"
@@ -760,7 +760,7 @@ def test_an_image_store_that_cannot_be_written_or_read(open_server, open_client)
             with refused(grpc.StatusCode.UNAVAILABLE, "IMAGE_STORE_UNAVAILABLE") as caught:
                 call()
             assert str(open_server.settings.data_dir) not in caught.refusal.message
-    [result] = open_client.insert_many([picture(2)])
+    [result] = open_client.insert_many([picture(2)], patience=0)
     assert result.error.reason == "IMAGE_STORE_UNAVAILABLE"
     # Nothing half-made: the record of what could not be stored is not there, and searches go on.
     assert [hit.image_id for hit in open_client.search_text("a cat")] == ["a"]

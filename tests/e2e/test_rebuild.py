@@ -116,16 +116,20 @@ def test_what_goes_on_during_a_rebuild(housekept, keeper, collection):
                     write()
                 assert caught.value.reason == "COLLECTION_HELD"
                 assert caught.value.retry_after
-            (result,) = keeper.insert_many([picture(1)], collection=collection)
+            (result,) = keeper.insert_many([picture(1)], collection=collection, patience=0)
             assert result.error is not None
             assert result.error.reason == "COLLECTION_HELD"
+            late = InsertItem(picture(2000), "late", {"id": "late"})
+            waiting = Background(lambda: list(other.insert_many([late], collection=collection)))
 
             assert keeper.search_image(pictures["p003"], collection=collection)[0].image_id == "p003"
             assert keeper.download("p003", collection=collection) == pictures["p003"]
             assert len(list(keeper.list(collection=collection))) == COUNT
             gate.opened.set()
             assert [progress.phase for progress in second][-1] == "done"
-    assert_whole(keeper, collection, pictures)
+            # Who imports waits for the end of it.
+            assert [(result.outcome, result.error) for result in waiting.result()] == [("created", None)]
+    assert_whole(keeper, collection, pictures | {"late": picture(2000)})
     after = keeper.get_collection(collection)
     assert (after.uid, after.created) == (before.uid, before.created)
     assert housekept.generations(collection) == [after.generations[0].name] == [made.name]

@@ -26,7 +26,7 @@ from clipseek.errors import (
     StatusLostError,
     translating,
 )
-from clipseek.pictures import Picture
+from clipseek.pictures import Picture, memory_bytes
 from clipseek.requests import InsertItem, OnExists
 from clipseek.results import BulkResult, Limits
 from clipseek.stored import changes_nothing, content_sha256
@@ -35,8 +35,10 @@ from clipseek.v1.search_service_pb2 import BulkInsertBatch, BulkInsertConfig, Bu
 
 # ruff: noqa: ASYNC109 -- "timeout" is the deadline that the server sees too; cancelling here would not tell it.
 
-# Items read whose results the caller has not taken yet: bounds memory, and is enough to keep a server busy.
+# Items read whose results the caller has not taken yet: bounds memory, and is enough to keep a server busy. An item has
+# as many places in it as its picture takes memory.
 WINDOW = 128
+PLACE_BYTES = 512 * 1024
 BATCH_ITEMS = 16
 BATCH_BYTES = 4 * 1024 * 1024
 # What a message holds beside its items.
@@ -63,21 +65,24 @@ class AsyncBulk(AsyncImages):
         """Store many pictures, and yield what became of each, in any order.
 
         Nothing is sent before the first result is asked for, and the stream rests while none is: only about a hundred
-        pictures are ever under way, so the iterable may be endless. One bad picture fails alone, with its ``error``.
-        The iterable is read beside the caller: in the synchronous client, by another thread.
+        pictures are ever under way, and of such as are given as bytes no more than 64 MB and one, so the iterable may
+        be endless. One bad picture fails alone, with its ``error``. The iterable is read beside the caller: in the
+        synchronous client, by another thread.
 
-        When the connection breaks, or the server is too busy for one more stream, another one is begun, of another
-        server where the address has several. What has no result yet is asked for first: what is stored already is not
-        sent again, and is ``unchanged``. With ``fail``, what was stored without an answer may be refused as existing:
-        the error's ``metadata`` has the ``content_sha256`` of what is stored.
+        When the connection breaks, the server is too busy for one more stream, or it cannot store a picture now (its
+        Milvus is away, the collection is rebuilt), another one is begun, of another server where the address has
+        several. What has no result yet is asked for first: what is stored already is not sent again, and is
+        ``unchanged``. With ``fail``, what was stored without an answer may be refused as existing: the error's
+        ``metadata`` has the ``content_sha256`` of what is stored.
 
         Args:
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.
             collection: Where to; empty means ``default``.
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
             patience: Seconds to go on trying after a break, and to wait for a server that has pictures and gives no
-                result; then the error is raised. What had no result can be sent again. 0 never tries again, and waits
-                for a result as long as for the answer of a call.
+                result; then the error is raised. What had no result can be sent again. A picture that alone could not
+                be stored for so long gets its error. 0 never tries again, and waits for a result as long as for the
+                answer of a call.
             timeout: Seconds for everything; ``None`` for no limit.
             request_id: Names the calls in the server's log; made up when empty.
 
@@ -89,26 +94,34 @@ class AsyncBulk(AsyncImages):
         """
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
         request_id = request_id or new_request_id()
-        upload = _Upload(items, config, limits=await self._server_limits(), address=self.address, request_id=request_id)
+        if not self._repeat_seconds:
+            patience = 0.0
+        upload = _Upload(
+            items,
+            config,
+            limits=await self._server_limits(),
+            address=self.address,
+            request_id=request_id,
+            patience=patience,
+        )
         end = end_of(deadline(timeout))
-        backoff = Backoff(patience)
+        backoff = Backoff(patience, end=end)
         reader = spawn(upload.read_source)
         try:
             while True:
                 try:
                     async with aclosing(self._send(upload, config, end, patience or self.timeout)) as results:
                         async for result in results:
-                            backoff.succeeded()
+                            if result.error is None or not result.error.may_pass:
+                                backoff.succeeded()
                             yield result
                     break
                 except ClipseekError as error:
                     if self._closed or not error.may_pass or isinstance(error, StalledError):
                         raise
-                    if isinstance(error, DeadlineExceededError):
+                    if isinstance(error, DeadlineExceededError) and upload.rested:
                         backoff.succeeded()  # the server is there: it ends a stream that has rested for long
                     pause = backoff.pause(error)
-                    if end is not None and time.monotonic() + pause > end:
-                        raise
                 await sleep(pause)
                 await self._settle_stored(upload, collection, on_exists, end)
             if upload.source_error is not None:
@@ -192,11 +205,22 @@ class AsyncBulk(AsyncImages):
 
 @dataclass
 class _Stream:
-    """What is to be sent over one stream, by index, and how many of those sent have no answer, since the last one."""
+    """What is to be sent over one stream, by index, and how many of those sent have no answer, since the last one.
+
+    Attributes:
+        queue: What is to be sent, ``_SEND``, and ``None`` at the end.
+        unanswered: How many of those sent have no answer.
+        waiting_since: The last answer, or the first batch after it.
+        passing: Why something could not be stored now: nothing more is sent, and when all is answered another stream
+            begins.
+        again: The ids that this was about.
+    """
 
     queue: Queue[int | None] = field(default_factory=Queue)
     unanswered: int = 0
     waiting_since: float = 0.0
+    passing: ClipseekError | None = None
+    again: set[str] = field(default_factory=set)
 
 
 class _Upload:
@@ -216,21 +240,26 @@ class _Upload:
         limits: Limits,
         address: str,
         request_id: str,
+        patience: float,
     ) -> None:
         self.request_id = request_id
         self._items = items
         self._config = config
+        self._replaces = config.on_exists == requests.on_exists("replace")
         self._limits = limits
         self._address = address
+        self._patience = patience
         self._window = Semaphore(WINDOW)
         self._lock = threading.Lock()
         self._stream = _Stream()
         self._under_way: dict[int, InsertItem] = {}
         self._sent: set[int] = set()
+        self._failing_since: dict[int, float] = {}
+        self._places: dict[int, int] = {}
         self._source_ended = False
         self._results: Queue[BulkResult | None] = Queue()
         self._error: ClipseekError | None = None
-        self.source_error: Exception | None = None
+        self.source_error: BaseException | None = None
         self._abandoned = False
 
     async def read_source(self) -> None:
@@ -239,15 +268,20 @@ class _Upload:
         try:
             async for given in iterate(self._items):
                 item = given if isinstance(given, InsertItem) else InsertItem(given)
-                await self._window.acquire()
-                if self._abandoned:
-                    return
+                places = min(1 + memory_bytes(item.picture) // PLACE_BYTES, WINDOW)
+                for _ in range(places):
+                    await self._window.acquire()
+                    if self._abandoned:
+                        return
                 with self._lock:
+                    self._places[index] = places
                     self._under_way[index] = item
                     self._stream.queue.put_nowait(index)
                 index += 1
-        except Exception as error:  # The caller's own: raised where the caller sees it.
-            self.source_error = error
+        except BaseException as error:
+            if self._abandoned:
+                raise
+            self.source_error = error  # The caller's own: raised where the caller sees it.
         finally:
             with self._lock:
                 self._source_ended = True
@@ -271,7 +305,7 @@ class _Upload:
             max_items=min(BATCH_ITEMS, self._limits.max_batch_items),
             max_bytes=min(BATCH_BYTES, self._limits.max_message_bytes - _ENVELOPE_BYTES),
         )
-        while (index := await stream.queue.get()) is not None:
+        while (index := await stream.queue.get()) is not None and stream.passing is None:
             if (item := self._under_way.get(index)) is not None:
                 try:
                     message = await in_thread(self._message, index, item)
@@ -285,45 +319,66 @@ class _Upload:
             # Where the next item is there already it goes along.
             if stream.queue.empty() and not stream.unanswered and (waiting := batcher.take()):
                 yield self._batch(stream, waiting)
-        if rest := batcher.take():
+        if stream.passing is None and (rest := batcher.take()):
             yield self._batch(stream, rest)
 
     def _batch(self, stream: _Stream, items: list[BulkInsertItem]) -> BulkInsertRequest:
         with self._lock:
-            if not stream.unanswered:
-                stream.waiting_since = time.monotonic()
+            # It took the batch before this one: a slow connection is no silent server.
+            stream.waiting_since = time.monotonic()
             stream.unanswered += len(items)
             if stream is self._stream:
                 self._sent.update(item.sequence for item in items)
         return BulkInsertRequest(batch=BulkInsertBatch(items=items))
 
     def take(self, stream: _Stream, response: search_service_pb2.BulkInsertResponse) -> None:
-        """Hand in an answer of the server."""
+        """Hand in an answer of the server, but for what is to be tried again."""
         stream.waiting_since = time.monotonic()
-        for result in response.results:
+        for each in response.results:
             with self._lock:
-                item = self._under_way.pop(result.sequence, None)
-                self._sent.discard(result.sequence)
+                item = self._under_way.get(each.sequence)
                 stream.unanswered -= 1
             if item is None:
                 raise InternalError(
                     f"{self._address} answered an item that it was not sent", request_id=self.request_id
                 )
-            self._results.put_nowait(responses.bulk_result(result, item, request_id=self.request_id))
+            result = responses.bulk_result(each, item, request_id=self.request_id)
+            if result.error is not None and result.error.may_pass and self._may_try_again(each.sequence):
+                stream.passing = result.error
+                stream.queue.put_nowait(None)
+                if item.image_id and self._replaces:
+                    stream.again.add(item.image_id)
+            # A later one under the same id goes again after it, or the earlier would take its place.
+            elif item.image_id not in stream.again:
+                self._hand_in(result)
         if not stream.unanswered:
             stream.queue.put_nowait(_SEND)
 
+    def _may_try_again(self, index: int) -> bool:
+        now = time.monotonic()
+        return now < self._failing_since.setdefault(index, now) + self._patience
+
     def settle(self, index: int, *, image_id: str = "", outcome: str = "", error: ClipseekError | None = None) -> None:
         """Hand in the result of an item that needs no sending, unless it has one."""
+        if (item := self._under_way.get(index)) is not None:
+            self._hand_in(BulkResult(index, item, image_id=image_id, outcome=outcome, error=error))
+
+    def _hand_in(self, result: BulkResult) -> None:
         with self._lock:
-            item = self._under_way.pop(index, None)
-            self._sent.discard(index)
-        if item is not None:
-            self._results.put_nowait(BulkResult(index, item, image_id=image_id, outcome=outcome, error=error))
+            first = self._under_way.pop(result.index, None) is not None
+            self._sent.discard(result.index)
+            self._failing_since.pop(result.index, None)
+        if first:
+            self._results.put_nowait(result)
+
+    @property
+    def rested(self) -> bool:
+        """Whether the stream had nothing that the server could have answered."""
+        return not self._stream.unanswered
 
     def end(self, error: ClipseekError | None) -> None:
         """Nothing more will come over this stream."""
-        self._error = error
+        self._error = error or self._stream.passing
         self._results.put_nowait(None)
 
     async def results(self, patience: float) -> AsyncIterator[BulkResult]:
@@ -334,12 +389,13 @@ class _Upload:
         """
         while (result := await self._next_result(patience)) is not None:
             yield result
-            self._window.release()
+            for _ in range(self._places.pop(result.index)):
+                self._window.release()
         if self._error is not None:
             raise self._error
-        if self._under_way:
+        if self._under_way or not self._source_ended:
             raise InternalError(
-                f"{self._address} ended the stream without a word on {len(self._under_way)} pictures",
+                f"{self._address} ended the stream without a word on {len(self._under_way)} pictures, or more to come",
                 request_id=self.request_id,
             )
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from clipseek import responses
 from clipseek._async.concurrency import sleep
-from clipseek.backoff import Backoff
+from clipseek.backoff import NOT_BEGUN, Backoff
 from clipseek.channel import (
     ChannelOption,
     Metadata,
@@ -41,7 +41,6 @@ from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
 _REPEAT_SECONDS = 5.0
 """How long a call that lost its server looks for another one."""
 
-_NOT_BEGUN = "NOT_SERVING"
 """The reason of a server that shuts down and reads nothing new."""
 
 Request = TypeVar("Request", bound=Message)
@@ -130,7 +129,7 @@ class AsyncConnection:
         request_id = request_id or new_request_id()
         limit = deadline(self.timeout if timeout is None else timeout)
         end = end_of(limit)
-        backoff = Backoff(self._repeat_seconds)
+        backoff = Backoff(self._repeat_seconds, end=end)
         gone = False
         while True:
             try:
@@ -139,7 +138,7 @@ class AsyncConnection:
             except UnavailableError as error:
                 lost = isinstance(error, ConnectionLostError)
                 # Whom a call was lost to may not be back yet: what reaches nobody is not begun.
-                not_begun = error.reason == _NOT_BEGUN or (gone and not error.reason and not lost)
+                not_begun = error.reason == NOT_BEGUN or (gone and not error.reason and not lost)
                 if self._closed or not (not_begun or (lost and repeatable)):
                     raise
                 gone = True

@@ -318,7 +318,7 @@ class AsyncImages(AsyncConnection):
             consistency=requests.consistency(consistency),
         )
         end = end_of(deadline(timeout))
-        backoff = Backoff(self._repeat_seconds)
+        backoff = Backoff(self._repeat_seconds, end=end)
         while True:
             download = Download(request_id=request_id)
             try:

@@ -320,7 +320,7 @@ class Images(Connection):
             consistency=requests.consistency(consistency),
         )
         end = end_of(deadline(timeout))
-        backoff = Backoff(self._repeat_seconds)
+        backoff = Backoff(self._repeat_seconds, end=end)
         while True:
             download = Download(request_id=request_id)
             try:

@@ -5,13 +5,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from grpc import StatusCode
+from PIL import Image
 
 from clipseek import (
     AsyncClient,
@@ -20,11 +23,12 @@ from clipseek import (
     ClipseekError,
     DeadlineExceededError,
     InsertItem,
+    InternalError,
     InvalidArgumentError,
     UnavailableError,
 )
-from clipseek._async.bulk import WINDOW
-from clipseek._sync.bulk import _Upload
+from clipseek._async.bulk import PLACE_BYTES, WINDOW
+from clipseek._sync.bulk import _Stream, _Upload
 from clipseek.v1.search_service_pb2 import BulkInsertConfig
 from small_server import LIMITS, Failure, SmallServer
 
@@ -114,6 +118,28 @@ def test_the_source_is_read_no_further_than_the_caller_follows(client: Any, serv
         assert taken <= followed + WINDOW + 1
     results.close()
     assert server.cancelled.wait(10)
+
+
+def test_large_pictures_take_more_than_one_place(client: Any, server: SmallServer) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes(PLACE_BYTES + taken)
+
+    results = client.insert_many(endless())
+    for followed in range(1, 100):
+        assert next(results).error is None
+        assert taken <= followed + WINDOW // 2 + 1
+    results.close()
+
+
+def test_a_picture_larger_than_the_window_has_it_alone(client: Any, server: SmallServer) -> None:
+    size = (WINDOW + 1) * PLACE_BYTES
+    results = list(client.insert_many([b"one", bytes(size), bytes(size), b"two"]))
+    assert sorted(result.index for result in results if result.error) == [1, 2]
 
 
 def test_an_answer_is_not_waited_for_to_send_more(client: Any, server: SmallServer) -> None:
@@ -217,6 +243,77 @@ def test_the_later_of_two_under_one_id_comes_last_also_after_a_break(client: Any
     assert [sequence for batch in sent for sequence in batch] == [0, 1]
 
 
+def test_what_cannot_be_stored_now_is_sent_again(client: Any, server: SmallServer) -> None:
+    server.held = {b"3": 2, b"11": 1}
+    results = list(client.insert_many(str(number).encode() for number in range(30)))
+    assert sorted(result.index for result in results) == list(range(30))
+    assert [result.error for result in results] == [None] * 30
+    assert len(server.images) == 30
+    assert server.held == {b"3": 0, b"11": 0}
+
+
+def test_who_tries_once_is_told_that_it_could_not_be_stored(client: Any, server: SmallServer) -> None:
+    server.held = {b"two": 1}
+    first, second = sorted(client.insert_many([b"one", b"two"], patience=0), key=lambda result: result.index)
+    assert (first.error, second.error.reason) == (None, "COLLECTION_HELD")
+
+
+def test_a_server_that_stores_nothing_for_so_long_ends_it(client: Any, server: SmallServer) -> None:
+    items = [str(number).encode() for number in range(3 * WINDOW)]
+    server.held = dict.fromkeys(items, 10**6)
+    results = []
+    with pytest.raises(UnavailableError, match="writes are held"):
+        for result in client.insert_many(iter(items), patience=0.5):
+            results.append(result)  # noqa: PERF402 -- the error comes in the middle
+    assert len(results) < len(items)
+    assert all(result.error.reason == "COLLECTION_HELD" for result in results)
+
+
+def test_what_was_answered_beside_it_is_not_sent_again(client: Any, server: SmallServer) -> None:
+    server.held = {b"3": 1}
+    results = list(client.insert_many(str(number).encode() for number in range(20)))
+    assert [result.error for result in results] == [None] * 20
+    assert {result.outcome for result in results} == {"created"}
+    sent = Counter(item.sequence for batch in server.asked("BulkInsert.batch") for item in batch.items)
+    assert sent == Counter(range(20)) + Counter([3])
+
+
+def test_patience_shorter_than_the_pause_that_is_asked_for(client: Any, server: SmallServer) -> None:
+    server.held, server.held_for_long = {b"3": 10**6}, True
+    results = list(client.insert_many((str(number).encode() for number in range(20)), patience=0.3))
+    assert len(results) == 20
+    assert {result.index: result.error.reason for result in results if result.error} == {3: "COLLECTION_HELD"}
+
+
+def test_a_picture_that_alone_cannot_be_stored_has_its_error(client: Any, server: SmallServer) -> None:
+    server.held = {b"never": 10**6}
+    ended = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        yield b"never"
+        number = 0
+        while not ended.is_set():
+            number += 1
+            yield str(number).encode()
+
+    errors = {}
+    for result in client.insert_many(source(), patience=0.5):
+        if result.error:
+            errors[result.index] = result.error.reason
+            ended.set()
+    assert errors == {0: "COLLECTION_HELD"}
+
+
+def test_the_later_of_two_under_one_id_comes_last_also_when_the_first_is_tried_again(
+    client: Any, server: SmallServer
+) -> None:
+    server.held = {b"first": 1}
+    # The small server holds back the answer of the first of each batch.
+    items = [InsertItem(b"other"), InsertItem(b"first", "cat"), InsertItem(b"second", "cat")]
+    assert [result.error for result in client.insert_many(items)] == [None, None, None]
+    assert server.images["cat"][1] == b"second"
+
+
 @pytest.mark.parametrize("code", [StatusCode.INVALID_ARGUMENT, StatusCode.UNAVAILABLE, StatusCode.NOT_FOUND])
 def test_what_cannot_be_asked_for_is_sent_again(client: Any, server: SmallServer, code: StatusCode) -> None:
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
@@ -230,8 +327,82 @@ def test_a_stream_that_rested_too_long_is_begun_anew(client: Any, server: SmallS
 
 
 def test_streams_may_rest_again_and_again(client: Any, server: SmallServer) -> None:
-    server.failing("BulkInsert.batch", *[Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long")] * 8)
-    assert [result.outcome for result in client.insert_many([b"one"], patience=0.3)] == ["created"]
+    server.failing("BulkInsert answered", *[Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long")] * 8)
+    answered = threading.Semaphore(0)
+
+    def source() -> Iterator[bytes]:
+        for number in range(9):
+            yield str(number).encode()
+            assert answered.acquire(timeout=20)
+
+    outcomes = []
+    for result in client.insert_many(source(), patience=0.3):
+        outcomes.append(result.outcome)
+        answered.release()
+    assert outcomes == ["created"] * 9
+    assert len(server.asked("BulkInsert")) >= 8
+
+
+def test_a_server_that_ends_every_stream_without_an_answer_is_given_up(client: Any, server: SmallServer) -> None:
+    server.failing("BulkInsert.batch", *[Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long")] * 1000)
+    with pytest.raises(DeadlineExceededError):
+        list(client.insert_many([b"one"], patience=0.5))
+
+
+def test_a_stream_that_ends_before_its_source_is_no_success(client: Any, server: SmallServer) -> None:
+    server.short = True
+    ended = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        yield b"one"
+        assert ended.wait(20)
+        yield b"two"
+
+    results = client.insert_many(source())
+    assert next(results).error is None
+    with pytest.raises(InternalError, match="ended the stream"):
+        next(results)
+    ended.set()
+
+
+def test_a_source_that_ends_the_program_is_no_success(server: SmallServer) -> None:
+    def source() -> Iterator[bytes]:
+        yield b"one"
+        raise SystemExit(3)
+
+    with Client(server.address) as client, pytest.raises(SystemExit):
+        list(client.insert_many(source()))
+
+
+async def test_a_source_whose_own_task_was_cancelled_is_no_success(server: SmallServer) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b"one"
+        producer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        producer.cancel()
+        yield await producer
+
+    async with AsyncClient(server.address) as client:
+        with pytest.raises(asyncio.CancelledError):
+            async for result in client.insert_many(source()):
+                assert result.error is None
+
+
+def test_pictures_may_change_once_they_have_their_result(client: Any, server: SmallServer) -> None:
+    def shrink_all() -> int:
+        count = 0
+        for result in client.insert_many(Image.new("L", (4000, 1000 + number)) for number in range(40)):
+            assert result.error is None
+            result.item.picture.thumbnail((8, 8))
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(shrink_all).result(60) == 40
+
+
+def test_what_only_looks_like_a_picture_fails_alone(client: Any, server: SmallServer) -> None:
+    results = sorted(client.insert_many([b"one", np.zeros((4, 4)), b"two"]), key=lambda result: result.index)
+    assert [result.error is None for result in results] == [True, False, True]
 
 
 def test_an_iterable_that_waits_keeps_no_process_from_its_end(server: SmallServer) -> None:
@@ -370,14 +541,23 @@ def test_who_tries_once_waits_as_long_as_for_a_call(server: SmallServer) -> None
 
 
 def test_what_was_received_comes_before_the_end_of_patience(server: SmallServer) -> None:
-    upload = _Upload([], BulkInsertConfig(), limits=LIMITS, address=server.address, request_id="r")  # type: ignore[arg-type]
+    upload = _Upload([], BulkInsertConfig(), limits=LIMITS, address=server.address, request_id="r", patience=60)  # type: ignore[arg-type]
     upload._stream.unanswered, upload._stream.waiting_since = 1, time.monotonic() - 61
+    upload._places[0] = 1
     upload._results.put(BulkResult(0, InsertItem(b"one"), image_id="a", outcome="created"))
     upload.end(UnavailableError("broke"))
     found = upload.results(60)
     assert next(found).image_id == "a"
     with pytest.raises(UnavailableError, match="broke"):
         next(found)
+
+
+def test_a_slow_connection_is_no_silent_server(server: SmallServer) -> None:
+    upload = _Upload([], BulkInsertConfig(), limits=LIMITS, address=server.address, request_id="r", patience=60)  # type: ignore[arg-type]
+    stream = _Stream(unanswered=1, waiting_since=time.monotonic() - 61)
+    # It is asked for when the one before has been taken.
+    upload._batch(stream, [])
+    assert stream.waiting_since > time.monotonic() - 60
 
 
 def test_a_slow_source_is_waited_for(server: SmallServer) -> None:

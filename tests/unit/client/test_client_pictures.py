@@ -1,13 +1,14 @@
 """What counts as a picture, and what becomes of a PIL image on its way."""
 
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from clipseek.pictures import picture_bytes, sniff
+from clipseek.pictures import memory_bytes, picture_bytes, sniff
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,12 @@ def test_pictures_are_known_by_their_first_bytes(format_: str, media_type: str) 
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, format_)
     assert sniff(buffer.getvalue()[:32]) == media_type
+
+
+def test_what_a_picture_takes_in_memory() -> None:
+    assert [memory_bytes(kind(b"12345")) for kind in (bytes, bytearray, memoryview)] == [5, 5, 5]
+    assert memory_bytes(Image.new("RGB", (5, 3))) == 45
+    assert memory_bytes("a/path.jpg") == memory_bytes(Path("path.jpg")) == 0
 
 
 @given(st.binary(max_size=32))
