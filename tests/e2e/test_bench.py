@@ -1,6 +1,8 @@
 """The load generator against a real server."""
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from clipseek.bench import ClipseekTarget, ClosedLoop, GeneratorError, Load, OpenLoop, generate
+from clipseek.bench.generator import _work
+from clipseek.bench.loops import Share
 from clipseek.bench.scrape import Scraper
 from clipseek_server.config import Settings
 from pictures import picture
@@ -112,6 +116,19 @@ def test_what_was_measured_before_an_interruption_is_kept(server, target, collec
         assert bench.wait() == 130, rest
     assert "interrupted" in rest
     assert [each["load"] for each in json.loads((tmp_path / "one.json").read_text())["results"]] == ["1 caller"]
+
+
+def test_an_interruption_breaks_off_no_file(server, target, collection, tmp_path):
+    # Opened for writing, it waits for somebody who reads.
+    os.mkfifo(tmp_path / "report.html")
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "--collection", collection, "bench"]
+    options = "--callers", "1", "--seconds", "1", "--warmup", "0", "--output", "one.json", "--html", "report.html"
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as bench:
+        assert any("wrote one.json" in line for line in bench.stderr)
+        bench.send_signal(signal.SIGINT)
+        assert (tmp_path / "report.html").read_text().rstrip().endswith("</html>")
+        rest = bench.stderr.read()
+        assert bench.wait() == 0, rest
 
 
 def test_an_interrupted_search_keeps_its_steps(server, target, collection, tmp_path):
@@ -230,7 +247,10 @@ def test_what_makes_no_sense_is_refused(run):
         (("--slo", "p99<1s", "--max-rate", "0"), "--max-rate is above 0"),
         (("--slo", "p99<1s", "--max-rate", "-1"), "--max-rate is above 0"),
         (("--seconds", "inf"), "neither for ever"),
-        (("--callers", "inf"), "takes numbers"),
+        (("--callers", "inf"), "takes different numbers"),
+        (("--callers", "4,4"), "takes different numbers"),
+        (("--callers", "2.7"), "takes whole numbers"),
+        (("--mix", "search_text=inf"), "above 0"),
         (("--callers", "0"), "at least one caller"),
         (("--mix", "search_text=0"), "above 0"),
         (("--server", "ftp://x"), "grpcs://HOST:PORT"),
@@ -241,3 +261,16 @@ def test_what_makes_no_sense_is_refused(run):
         assert done.returncode == (1 if "--pictures" in arguments else 2), arguments
         # A terminal's width breaks the line in a frame anywhere.
         assert message in " ".join(done.stderr.replace("│", " ").split()), done.stderr
+
+
+def test_a_process_whose_generator_ended_says_nothing(unused_tcp_port):
+    context = multiprocessing.get_context("spawn")
+    pipe, other_end = context.Pipe()
+    pipe.close()
+    load = Load(shape=ClosedLoop(1), mix={"embed_text": 1}, seconds=1)
+    target = ClipseekTarget(f"127.0.0.1:{unused_tcp_port}")
+    process = context.Process(target=_work, args=(target, load, Share(0, 1), other_end))
+    process.start()
+    other_end.close()
+    process.join(60)
+    assert process.exitcode == 0

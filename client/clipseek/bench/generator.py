@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -100,7 +100,8 @@ def _work(target: Target, load: Load, share: Share, pipe: Connection) -> None:
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C: the process that began this one ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with pipe:
+    # Who began this process may have ended, because another one could not do its part.
+    with suppress(BrokenPipeError), pipe:
         try:
             pipe.send(asyncio.run(_calls(target, load, share, pipe)))
         except ClipseekError as error:

@@ -94,7 +94,7 @@ class Load:
         return max(1.0, float(math.ceil(self.seconds / _MOST_WINDOWS)))
 
     def __post_init__(self) -> None:
-        if not self.mix or not all(weight > 0 for weight in self.mix.values()):
+        if not self.mix or not all(0 < weight < math.inf for weight in self.mix.values()):
             raise ValueError("a mix names at least one operation, each with a weight above 0")
         if self.processes < 1 or (isinstance(self.shape, ClosedLoop) and self.processes > self.shape.callers):
             raise ValueError("there is at least one process, and no more than callers")

@@ -3,7 +3,7 @@
 import typer
 
 from clipseek.cli.bench import bench
-from clipseek.cli.collections import check, collections, rebuild
+from clipseek.cli.collections import check, collections, drop, rebuild
 from clipseek.cli.images import delete, get, list_images
 from clipseek.cli.importing import import_pictures
 from clipseek.cli.info import info
@@ -38,6 +38,7 @@ app.command()(get)
 app.command("list")(list_images)
 app.command()(delete)
 app.command()(collections)
+app.command()(drop)
 app.command()(rebuild)
 app.command()(check)
 app.command()(info)

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -142,6 +143,8 @@ def bench(
     if not max_rate > 0:
         raise typer.BadParameter(f"--max-rate is above 0, not {max_rate:g}")
     rates, counts = _numbers(rate, "--rate"), _numbers(callers, "--callers")
+    if not all(count.is_integer() for count in counts):
+        raise typer.BadParameter(f"--callers takes whole numbers, not {callers!r}")
     if objective is not None and len(rates) > 1:
         raise typer.BadParameter("a search begins at one --rate")
     try:
@@ -165,7 +168,7 @@ def bench(
             filter=filter,
             top_k=top_k,
             id_prefix=f"bench-{time.time_ns():x}",
-            timeout=session.timeout,
+            timeout=session.call_timeout,
             token=session.token,
             tls=session.tls,
         )
@@ -204,15 +207,16 @@ def bench(
         "ended_by": ended_by,
     }
     given = {name: value for name, value in about.items() if value or name == "seed"}
-    document = to_json(given, run.results, run.found, scraper)
-    if output_file is not None:
-        output_file.write_text(document, encoding="utf-8")
-        output.note(f"wrote {output_file}")
-    if html is not None:
-        html.write_text(to_html(json.loads(document)), encoding="utf-8")
-        output.note(f"wrote {html}")
-    if output.json:
-        output.value(json.loads(document))
+    with _undisturbed():
+        document = to_json(given, run.results, run.found, scraper)
+        if output_file is not None:
+            output_file.write_text(document, encoding="utf-8")
+            output.note(f"wrote {output_file}")
+        if html is not None:
+            html.write_text(to_html(json.loads(document)), encoding="utf-8")
+            output.note(f"wrote {html}")
+        if output.json:
+            output.value(json.loads(document))
     if code:
         sys.exit(code)
     if run.found is None:
@@ -221,6 +225,16 @@ def bench(
         failed = not run.found.rate
     if failed:
         sys.exit(FAILED)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for nothing and break nothing off: what was measured for minutes is written in a moment."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Run:
@@ -293,7 +307,8 @@ class _Run:
         with _progress(self._output, _named(shape), load.warmup + load.seconds):
             result = generate(self._target, load)
         # No sentence comes twice, or the server's cache would answer it.
-        self._next_call += sum(each.calls for each in result.operations.values()) + _CALLS_OF_A_WARMUP
+        made = sum(each.calls + sum(each.errors.values()) for each in result.operations.values())
+        self._next_call += made + _CALLS_OF_A_WARMUP
         return result
 
     def _print(self, title: str, result: "LoadResult") -> None:
@@ -376,11 +391,11 @@ def _weights(text: str) -> dict[str, float]:
 def _numbers(text: str, option: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")] if text else []
-        if all(map(math.isfinite, numbers)):
+        if all(map(math.isfinite, numbers)) and len({*numbers}) == len(numbers):
             return numbers
         raise ValueError
     except ValueError:
-        raise typer.BadParameter(f"{option} takes numbers separated by commas, not {text!r}") from None
+        raise typer.BadParameter(f"{option} takes different numbers separated by commas, not {text!r}") from None
 
 
 def _pictures(folder: Path | None, scratch: Path) -> tuple[str, ...]:

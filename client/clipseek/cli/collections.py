@@ -1,4 +1,4 @@
-"""``clipseek collections``, ``rebuild`` and ``check``."""
+"""``clipseek collections``, ``drop``, ``rebuild`` and ``check``."""
 
 import sys
 from typing import Annotated
@@ -43,6 +43,32 @@ def collections(session: Session) -> None:
 
 
 @command
+def drop(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="The collection.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a collection with all its pictures.
+
+    Try:
+
+      clipseek drop holiday
+
+      clipseek drop --yes holiday
+    """
+    with session.client() as client:
+        if not yes:
+            count = client.get_collection(name).image_count
+            if not typer.confirm(f"Delete {name} and its {count:,} pictures?", err=True):
+                sys.exit(FAILED)
+        deleted = client.delete_collection(name)
+    if session.json:
+        session.output.value({"name": name, "deleted_count": deleted})
+    else:
+        session.output.note(f"{deleted:,} deleted")
+
+
+@command
 def rebuild(
     session: Session,
     name: Name = "",
@@ -60,7 +86,7 @@ def rebuild(
     """
     output = session.output
     with session.client() as client:
-        for progress in client.rebuild(name or session.collection, model=model):
+        for progress in client.rebuild(name or session.collection, model=model, timeout=session.timeout):
             if session.json:
                 output.value(progress)
             else:
@@ -84,7 +110,8 @@ def check(
     output = session.output
     damaged = orphaned = checked = 0
     with session.client() as client:
-        for progress in client.check(name or session.collection, verify_bytes=verify_bytes):
+        name = name or session.collection
+        for progress in client.check(name, verify_bytes=verify_bytes, timeout=session.timeout):
             checked = progress.images_checked
             orphans = sum(each.kind == "orphaned_bytes" for each in progress.differences)
             orphaned += orphans

@@ -32,7 +32,13 @@ def get(
     with session.client() as client:
         image = client.get(image_id, collection=session.collection, consistency=consistency)
         if output_file is not None:
-            client.download_to(image_id, output_file, collection=session.collection, consistency=consistency)
+            client.download_to(
+                image_id,
+                output_file,
+                collection=session.collection,
+                consistency=consistency,
+                timeout=session.timeout,
+            )
             session.output.note(f"wrote {output_file} ({image.size_bytes:,} bytes)")
     output = session.output
     if session.json:

@@ -24,11 +24,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clipseek import BulkResult, Client, ClipseekError, InsertItem
+from clipseek import BulkResult, Client, ClipseekError, InsertItem, InvalidArgumentError
 from clipseek.cli.files import Found, check_writable, find, readable
 from clipseek.cli.metadata import Attached, pairs, read_table
 from clipseek.cli.output import Output, plain_json
-from clipseek.cli.session import FAILED, Session, command
+from clipseek.cli.session import FAILED, TRY_AGAIN, Session, command
 from clipseek.requests import OnExists
 from clipseek.stored import changes_nothing, content_sha256
 
@@ -36,6 +36,9 @@ _ASKED_AT_A_TIME = 128
 """Pictures: one question for so many costs the server little more than for one."""
 
 _LISTED_FAILURES = 20
+
+_KEPT = "kept"
+"""The outcome where another picture has the id."""
 
 T = TypeVar("T")
 
@@ -80,7 +83,7 @@ def import_pictures(
     Each is stored under the SHA-256 of its bytes, unless --metadata-from names an id, with its path below the folder as
     metadata "file". Repeating it changes nothing: what the server has is not sent again, so an import that was
     interrupted goes on where it was. What is no picture is left out and listed. With --json, one line a picture. Exit
-    code 1: some were not stored.
+    code 1: some were not stored; 3: a later try may store them.
 
     Try:
 
@@ -120,8 +123,10 @@ def import_pictures(
             output.note("running it again is safe, and stores what is missing")
         raise
     report.end(failures)
-    if report.failed or any(file.named for file in report.others):
+    if report.final or any(file.named for file in report.others):
         sys.exit(FAILED)
+    if report.failed:
+        sys.exit(TRY_AGAIN)
 
 
 @dataclass(frozen=True)
@@ -199,16 +204,25 @@ def _not_stored(
     ids = [each.item.image_id or sha256 for each, sha256 in zip(wanted, hashes, strict=True)]
     try:
         batch = client.get_many([image_id for image_id in ids if image_id], collection=collection)
+    except InvalidArgumentError:
+        # One of the ids is none.
+        if len(wanted) == 1:
+            return wanted
+        middle = len(wanted) // 2
+        halves = wanted[:middle], wanted[middle:]
+        return [each for half in halves for each in _not_stored(client, half, collection, on_exists, settle)]
     except ClipseekError:
-        return wanted  # no such collection yet, an id that is none, nobody there: sending them will say
+        return wanted  # no such collection yet, nobody there: sending them will say
     stored = {image.image_id: image for image in batch}
     missing = []
     for each, image_id, sha256 in zip(wanted, ids, hashes, strict=True):
         image = stored.get(image_id)
-        if image is None or not changes_nothing(each.item, sha256, image, on_exists):
+        # What cannot be read has no hash, and sending it says why.
+        if image is None or not sha256 or not changes_nothing(each.item, sha256, image, on_exists):
             missing.append(each)
         else:
-            settle((each.file, BulkResult(-1, each.item, image_id=image_id, outcome="unchanged")))
+            outcome = "unchanged" if image.content_sha256 == sha256 else _KEPT
+            settle((each.file, BulkResult(-1, each.item, image_id=image_id, outcome=outcome)))
     return missing
 
 
@@ -219,6 +233,7 @@ class _Report:
         self.counts = Counter[str]()
         self.others = others
         self.failed: list[dict[str, object]] = []
+        self.final = False  # whether any of them would fail again
         self._answered = set[Path]()
         self._without_answer: list[dict[str, object]] = []
         self._lines: list[str] = []
@@ -234,6 +249,7 @@ class _Report:
             self.counts["failed"] += 1
             row |= {"error": _in_json(result.error)}
             self.failed.append(row)
+            self.final |= not result.error.may_pass
             self._lines.append(f"not stored: {file.path}: {result.error}")
         if self._output.json:
             self._output.value(row)
@@ -253,6 +269,8 @@ class _Report:
             self._output.note(f"not stored: {len(self.failed) - _LISTED_FAILURES} more; {where}")
         for file in self.others:
             self._output.note(f"no picture: {file.path}")
+        if self.counts[_KEPT]:
+            self._output.note(f"{_KEPT}: other pictures have these ids; --on-exists replace replaces them")
         if failures is not None:
             no_picture = {"message": "no picture"}
             others = [{"path": readable(file.path), "error": no_picture} for file in self.others if file.named]

@@ -18,6 +18,7 @@ from clipseek.cli.output import Output
 from clipseek.requests import is_text
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+_CALL_SECONDS = 30.0
 FAILED, USAGE, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 130
 
 _PANEL = "Where and how (before or after the command)"
@@ -25,7 +26,12 @@ _SECURITY = "TLS and tokens (before the command)"
 _SERVER_HELP = f"Address of the server. (default: {DEFAULT_SERVER}; environment: CLIPSEEK_SERVER)"
 Timeout = Annotated[
     float | None,
-    typer.Option(help="Seconds that each call may take. (default: 30)", min=0.001, rich_help_panel=_PANEL),
+    typer.Option(
+        help="Seconds that each call may take. (default: 30; no limit for a download, rebuild or check; import has "
+        "--patience)",
+        min=0.001,
+        rich_help_panel=_PANEL,
+    ),
 ]
 CollectionName = Annotated[
     str | None, typer.Option("--collection", "-c", help="Collection. (default: default)", rich_help_panel=_PANEL)
@@ -84,10 +90,19 @@ Version = Annotated[
 
 @dataclass(frozen=True)
 class Session:
-    """Where a command goes, and how it prints."""
+    """Where a command goes, and how it prints.
+
+    Attributes:
+        server: Its address.
+        timeout: Seconds that each call may take, those that may take hours too; ``None`` is what suits each.
+        collection: Which; empty is the server's default.
+        json: Whether to print JSON.
+        token: That the server wants.
+        tls: How to trust it; ``None`` is as its address says.
+    """
 
     server: str = DEFAULT_SERVER
-    timeout: float = 30.0
+    timeout: float | None = None
     collection: str = ""
     json: bool = False
     token: str = field(default="", repr=False)
@@ -98,9 +113,14 @@ class Session:
         """What the command prints through."""
         return Output(json=self.json)
 
+    @property
+    def call_timeout(self) -> float:
+        """Seconds that a call may take which is answered at once."""
+        return self.timeout or _CALL_SECONDS
+
     def client(self) -> Client:
         """A client of the server."""
-        return Client(self.server, timeout=self.timeout, token=self.token, tls=self.tls)
+        return Client(self.server, timeout=self.call_timeout, token=self.token, tls=self.tls)
 
     def over(self, server: str | None, timeout: float | None, collection: str | None, *, json: bool) -> "Session":
         """This session with what was given in its place."""

@@ -92,6 +92,37 @@ def test_import_with_metadata(run: Any, server: SmallServer, folder: Path, tmp_p
     assert dict(found["deep/er/b.png"][1]) == {"file": "deep/er/b.png", "year": 2024, "album": "summer"}
 
 
+def test_import_says_where_another_picture_has_the_id(
+    run: Any, server: SmallServer, folder: Path, tmp_path: Path
+) -> None:
+    server.store(b"another picture", "007")
+    table = tmp_path / "table.csv"
+    table.write_text("file,image_id\na.png,007\n")
+    result = run("import", folder, "--metadata-from", table, "--json")
+    assert "1 created, 1 kept" in result.stderr
+    assert "other pictures have these ids; --on-exists replace" in result.stderr
+    assert {"007": "kept"}.items() <= {
+        row["image_id"]: row["outcome"] for row in map(json.loads, result.stdout.splitlines())
+    }.items()
+    assert server.images["007"][1] == b"another picture"
+
+
+def test_one_id_that_is_none_leaves_what_is_known_of_the_others(
+    run: Any, server: SmallServer, folder: Path, tmp_path: Path
+) -> None:
+    server.store(b"another picture", "007")
+    table = tmp_path / "table.csv"
+    table.write_text("file,image_id\na.png,007\ndeep/er/b.png,no id\n")
+    assert "1 kept" in run("import", folder, "--metadata-from", table).stderr
+    assert server.images["007"][1] == b"another picture"
+
+
+def test_import_says_whether_a_later_try_may_help(run: Any, server: SmallServer, folder: Path) -> None:
+    server.held = {(folder / "a.png").read_bytes(): 10**6}
+    result = run("import", folder, "--patience", "0")
+    assert (result.exit_code, "1 created, 1 failed" in result.stderr) == (3, True)
+
+
 def test_import_goes_on_where_the_server_cannot_be_asked(run: Any, server: SmallServer, folder: Path) -> None:
     server.failing("BatchGetImages", Failure(StatusCode.INVALID_ARGUMENT, "one of the ids is none"))
     assert "2 created" in run("import", folder).stderr
@@ -286,6 +317,37 @@ def test_delete_asks_first(run: Any, server: SmallServer) -> None:
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {"count": 1, "missing": ["z"]}
     assert list(server.images) == ["c"]
+
+
+def test_drop_asks_first(run: Any, server: SmallServer) -> None:
+    server.store(b"one", "a")
+    refused = run("drop", "pets", input="n\n")
+    assert (refused.exit_code, "pets and its 1 pictures" in refused.stderr) == (1, True)
+    assert server.asked("DeleteCollection") == []
+    assert "1 deleted" in run("drop", "pets", input="y\n").stderr
+    assert json.loads(run("drop", "pets", "--yes", "--json").stdout) == {"name": "pets", "deleted_count": 1}
+    assert [request.collection for request in server.asked("DeleteCollection")] == ["pets", "pets"]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("DownloadImage", ("get", "id-1", "--output", "out.bin")),
+        ("RebuildCollection", ("rebuild", "pets")),
+        ("CheckCollection", ("check", "pets")),
+    ],
+)
+def test_a_timeout_holds_for_what_may_take_hours_too(
+    run: Any, server: SmallServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, arguments: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.store(b"the bytes", "id-1")
+    server.gated = frozenset({method})
+    try:
+        assert run(*arguments, "--timeout", 0.5).exit_code == 3
+    finally:
+        server.gate.set()
+    assert not (tmp_path / "out.bin").exists()
 
 
 def test_collections_rebuild_check_and_info(run: Any, server: SmallServer) -> None:
