@@ -13,6 +13,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from certificates import Certificates
 from clipseek import Client, PermissionDeniedError, Tls, UnavailableError
 from clipseek_server.config import Settings
 from clipseek_server.errors import StartupError
@@ -25,23 +26,9 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-class Files:
-    """A certificate, its key and its authority as files."""
-
-    def __init__(self, folder: Path, authority: trustme.CA, *names: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.certificate, self.key, self.ca = folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"
-        issued = authority.issue_cert(*names)
-        issued.private_key_pem.write_to_path(self.key)
-        self.certificate.unlink(missing_ok=True)
-        for blob in issued.cert_chain_pems:
-            blob.write_to_path(self.certificate, append=True)
-        authority.cert_pem.write_to_path(self.ca)
-
-
 @pytest.fixture(scope="module")
-def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("tls"), authority, "127.0.0.1", "search.example.org")
+def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"), authority, "127.0.0.1", "search.example.org")
 
 
 def _settings(bundle: Path, data_dir: Path, certificate: Path, key: Path, **more: Any) -> Settings:
@@ -56,7 +43,7 @@ def _settings(bundle: Path, data_dir: Path, certificate: Path, key: Path, **more
 
 
 @pytest.fixture(scope="module")
-def secure(bundle: Path, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+def secure(bundle: Path, files: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     settings = _settings(
         bundle,
         tmp_path_factory.mktemp("data"),
@@ -74,14 +61,14 @@ def connected(server: ServerThread, **arguments: Any) -> Client:
     return Client(f"grpcs://{server.address}", **arguments)
 
 
-def test_a_token_over_tls(secure: ServerThread, files: Files) -> None:
+def test_a_token_over_tls(secure: ServerThread, files: Certificates) -> None:
     with connected(secure, token="all", tls=Tls(ca=files.ca)) as client:
         image_id = client.insert(picture(1)).image_id
         assert client.search_image(picture(1))[0].image_id == image_id
         assert [result.error for result in client.insert_many([picture(2)])] == [None]
 
 
-def test_a_token_for_reading(secure: ServerThread, files: Files) -> None:
+def test_a_token_for_reading(secure: ServerThread, files: Certificates) -> None:
     with connected(secure, token="two", tls=Tls(ca=files.ca)) as client:
         assert client.info().models
         client.embed_text("a cat")
@@ -98,7 +85,7 @@ def test_a_token_for_reading(secure: ServerThread, files: Files) -> None:
 
 
 @pytest.mark.parametrize(("token", "status"), [("one", 0), ("wrong", 1)])
-def test_the_load_generator_over_tls(secure: ServerThread, files: Files, token: str, status: int) -> None:
+def test_the_load_generator_over_tls(secure: ServerThread, files: Certificates, token: str, status: int) -> None:
     where = ["--server", f"grpcs://{secure.address}", "--ca", str(files.ca)]
     load = ["bench", "--mix", "embed_text", "--seconds", "0.5", "--warmup", "0"]
     done = subprocess.run(
@@ -112,14 +99,14 @@ def test_the_load_generator_over_tls(secure: ServerThread, files: Files, token: 
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "one,two"])
-def test_no_token_or_a_wrong_one(secure: ServerThread, files: Files, token: str) -> None:
+def test_no_token_or_a_wrong_one(secure: ServerThread, files: Certificates, token: str) -> None:
     with connected(secure, token=token, tls=Tls(ca=files.ca)) as client, pytest.raises(PermissionDeniedError) as caught:
         client.info()
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     assert "all" not in str(caught.value)
 
 
-def test_a_picture_is_not_read_before_the_token_is(secure: ServerThread, files: Files) -> None:
+def test_a_picture_is_not_read_before_the_token_is(secure: ServerThread, files: Certificates) -> None:
     with connected(secure, tls=Tls(ca=files.ca)) as client, pytest.raises(PermissionDeniedError):
         client.search_image(b"x" * 10_000_000)
 
@@ -137,7 +124,7 @@ def test_a_client_without_tls_is_told_so(secure: ServerThread) -> None:
         client.insert(picture(1), timeout=10)
 
 
-def test_a_name_that_is_not_the_address(secure: ServerThread, files: Files) -> None:
+def test_a_name_that_is_not_the_address(secure: ServerThread, files: Certificates) -> None:
     with connected(secure, token="all", tls=Tls(ca=files.ca, server_name="search.example.org")) as client:
         assert client.info().version
     client = connected(secure, token="all", tls=Tls(ca=files.ca, server_name="other.example.org"))
@@ -159,7 +146,7 @@ def test_the_health_command_asks_there(secure: ServerThread) -> None:
     assert (done.returncode, "SERVING" in done.stdout) == (0, True), done.stderr
 
 
-def test_the_command_line(secure: ServerThread, files: Files, tmp_path: Path) -> None:
+def test_the_command_line(secure: ServerThread, files: Certificates, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("all\n")
     command = [sys.executable, "-m", "clipseek", "--server", f"grpcs://{secure.address}", "--ca", files.ca]
@@ -170,10 +157,10 @@ def test_the_command_line(secure: ServerThread, files: Files, tmp_path: Path) ->
 
 
 def test_clients_that_must_show_a_certificate(
-    bundle: Path, files: Files, authority: trustme.CA, tmp_path: Path
+    bundle: Path, files: Certificates, authority: trustme.CA, tmp_path: Path
 ) -> None:
     settings = _settings(bundle, tmp_path / "data", files.certificate, files.key, tls_client_ca=files.ca)
-    own = Files(tmp_path / "own", authority, "client.example.org")
+    own = Certificates(tmp_path / "own", authority, "client.example.org")
     with ServerThread(settings) as server:
         with connected(server, tls=Tls(ca=files.ca, certificate=own.certificate, key=own.key)) as client:
             assert client.info().version
@@ -183,12 +170,12 @@ def test_clients_that_must_show_a_certificate(
 
 def test_a_renewed_certificate_is_served_without_a_restart(bundle: Path, tmp_path: Path) -> None:
     old, new = trustme.CA(), trustme.CA()
-    served = Files(tmp_path / "served", old, "127.0.0.1")
+    served = Certificates(tmp_path / "served", old, "127.0.0.1")
     settings = _settings(bundle, tmp_path / "data", served.certificate, served.key)
     with ServerThread(settings) as server:
         with connected(server, tls=Tls(ca=served.ca.read_bytes())) as client:
             assert client.info().version
-        renewed = Files(tmp_path / "renewed", new, "127.0.0.1")
+        renewed = Certificates(tmp_path / "renewed", new, "127.0.0.1")
         shutil.copy(renewed.key, served.key)
         shutil.copy(renewed.certificate, served.certificate)
         with connected(server, tls=Tls(ca=renewed.ca)) as client:
@@ -199,7 +186,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(bundle: Path, tmp_pat
             assert client.info().version
 
 
-def test_files_that_are_no_certificate(bundle: Path, files: Files, tmp_path: Path) -> None:
+def test_files_that_are_no_certificate(bundle: Path, files: Certificates, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
     settings = _settings(bundle, tmp_path / "data", broken, files.key)

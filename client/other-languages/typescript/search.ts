@@ -1,4 +1,6 @@
 // Stores a picture and finds it by a sentence: npm start -- HOST:PORT FILE "a sentence"
+// grpcs://HOST:PORT is a server with TLS, CLIPSEEK_CA names a PEM file of the authorities to trust where they are not
+// the usual ones, and CLIPSEEK_TOKEN is its token, which without TLS others can read.
 import { readFileSync } from "node:fs";
 import { credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import {
@@ -18,7 +20,11 @@ if (!address || !file || !sentence) {
 const token = process.env.CLIPSEEK_TOKEN;
 const metadata = new Metadata();
 if (token) metadata.set("authorization", `Bearer ${token}`);
-const client = new SearchServiceClient(address, credentials.createInsecure());
+const ca = process.env.CLIPSEEK_CA;
+const client = new SearchServiceClient(
+  address.replace(/^grpcs?:\/\//, ""),
+  address.startsWith("grpcs:") ? credentials.createSsl(ca ? readFileSync(ca) : null) : credentials.createInsecure(),
+);
 const options = { deadline: Date.now() + 30_000 };
 
 const inserted = await new Promise<InsertResponse>((resolve, reject) => {
