@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from grpc import StatusCode
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from chromium import chromium
 from clipseek import NotFoundError, Term
 from clipseek.ui.words import CHINESE, ENGLISH, Words
 from pictures import picture
-from small_server import SmallServer, start
+from small_server import Failure, SmallServer, start
 
 pytestmark = pytest.mark.xdist_group("ui")  # one browser
 
@@ -92,7 +93,7 @@ def visit(browser, served, collection) -> Iterator[Callable[..., Page]]:
 def choose(page: Page, collection: str) -> None:
     """Choose a collection, and wait until what is shown is of it."""
     # What the page begins with comes last otherwise.
-    expect(page.locator("#status p").first).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#status p:not(.searching)").first).to_be_visible(timeout=TIMEOUT)
     chooser = page.locator("#collection input")
     chooser.fill(collection)
     chooser.press("Enter")
@@ -128,6 +129,13 @@ def slide(page: Page, label: str, value: str) -> None:
         number.fill(value)
         number.press("Tab")
         page.wait_for_timeout(100)
+
+
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 3 * TIMEOUT / 1000
+    while not condition():
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
 
 
 @pytest.fixture
@@ -176,6 +184,30 @@ def test_several_pictures_are_added_and_what_fails_is_named(
     page.get_by_role("tab", name=words.tab_add).click()
     page.locator("#files input[type=file]").set_input_files(pictures[:2])
     expect(outcome).to_contain_text(words.outcomes["unchanged"].format(count=2), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_a_file_that_is_gone_is_named_and_the_others_are_stored(visit, client, collection, served, pictures, locale):
+    words = LOCALES[locale]
+    page = visit(locale=locale)
+
+    def remove(route: Route) -> None:
+        """As another browser would that has added the same file in between."""
+        for path in served.files():
+            if path.name == "one.png" and str(path) in (route.request.post_data or ""):
+                path.unlink()
+        route.continue_()
+
+    page.route("**/queue/join*", remove)
+    page.get_by_role("tab", name=words.tab_add).click()
+    page.locator("#files input[type=file]").set_input_files(pictures)
+    outcome = page.locator("#outcome")
+    expect(outcome).to_contain_text(words.outcomes["created"].format(count=3), timeout=TIMEOUT)
+    expect(outcome.get_by_role("alert")).to_contain_text(words.failures.format(count=1))
+    expect(outcome.get_by_role("alert").locator("dt")).to_have_text("one.png")
+    expect(outcome.get_by_role("alert").locator("dd")).to_have_text(words.picture_lost)
+    held = {image.metadata["file"] for image in client.list(collection=collection)}
+    assert held == {file.name for file in pictures[1:]}
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -297,6 +329,7 @@ def test_details_show_the_original_and_delete_it_only_after_a_confirmation(
 
     dialog.get_by_role("button", name=words.delete).click()
     dialog.get_by_role("button", name=words.delete_no).click()
+    expect(dialog.get_by_role("button", name=words.delete)).to_be_focused()
     dialog.get_by_role("button", name=words.close).click()
     expect(dialog).to_be_hidden()
     assert client.get(stored["two (2).png"], collection=collection)
@@ -348,6 +381,43 @@ def test_a_server_that_is_away_is_said(visit, tmp_path, unused_tcp_port, locale)
         page.get_by_label(words.sentence, exact=True).fill("a cat")
         page.get_by_label(words.sentence, exact=True).press("Enter")
         expect(page.locator("#status").get_by_role("alert")).to_contain_text(words.away)
+
+        state = SmallServer()
+        state.store(b"picture", "a")
+        server = start(state, unused_tcp_port)
+        expect(page.locator("#server .model")).to_contain_text("small", timeout=TIMEOUT)
+        expect(cards(page)).to_have_count(1, timeout=TIMEOUT)
+        server.stop(None).wait()
+
+
+def test_what_was_asked_and_chosen_while_the_server_was_away_stays(visit, tmp_path, unused_tcp_port):
+    with serving_page(f"127.0.0.1:{unused_tcp_port}", tmp_path) as running:
+        page = visit(url=running.url, into="")
+        page.get_by_role("button", name=ENGLISH.options).click()
+        slide(page, ENGLISH.top_k, "2")
+        chooser = page.locator("#collection input")
+        chooser.fill("mine")
+        chooser.press("Enter")
+        alert = page.locator("#status").get_by_role("alert")
+        expect(alert).to_contain_text(ENGLISH.away, timeout=TIMEOUT)
+        # Two of its events are one look for the server.
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        until(page, lambda: sum("queue/join" in url for url in asked) >= 5)
+        assert ENGLISH.away in alert.inner_text(timeout=1000)
+
+        state = SmallServer()
+        for image_id in "abc":
+            state.store(f"picture {image_id}".encode(), image_id)
+        server = start(state, unused_tcp_port)
+        expect(page.locator("#server .model")).to_contain_text("small", timeout=TIMEOUT)
+        expect(cards(page)).to_have_count(2, timeout=TIMEOUT)
+        expect(chooser).to_have_value("mine")
+        slider = page.get_by_role("slider", name=re.compile(ENGLISH.top_k))
+        expect(slider).to_have_attribute("max", "3")
+        assert slider.input_value() == "2"
+        assert {request.collection for request in state.asked("ListImages")} == {"mine"}
+        server.stop(None).wait()
 
 
 def test_model_and_limits_are_in_sight(visit, client):
@@ -422,6 +492,11 @@ def test_the_keyboard_is_enough(visit, stored):
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     assert page.evaluate(focused) == first
+
+    page.locator("#gallery [data-more]").first.press("Enter")
+    expect(page.locator("#picture .chosen")).to_be_visible()
+    expect(cards(page).locator(".score")).to_have_count(3)
+    assert page.evaluate("document.activeElement.closest('#gallery') !== null")
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -555,6 +630,20 @@ def test_files_cannot_be_chosen_while_others_are_stored(visit, small, pictures):
     expect(chooser).to_have_count(1)
 
 
+def test_a_search_that_takes_long_is_said_to_be_on_its_way(visit, small):
+    server, url = small
+    server.store(b"picture", "a")
+    page = visit(url=url, into="")
+    expect(cards(page)).to_have_count(1)
+    server.gated = frozenset({"Search"})
+    page.get_by_label(ENGLISH.sentence, exact=True).fill("a cat")
+    page.get_by_label(ENGLISH.sentence, exact=True).press("Enter")
+    expect(page.locator("#status .searching")).to_be_visible(timeout=TIMEOUT)
+    server.gate.set()
+    expect(page.locator("#status .searching")).to_have_count(0, timeout=TIMEOUT)
+    expect(cards(page).locator(".score")).to_have_count(1)
+
+
 def test_what_is_asked_meanwhile_is_answered_last(visit, small):
     server, url = small
     server.store(b"picture", "a")
@@ -568,10 +657,134 @@ def test_what_is_asked_meanwhile_is_answered_last(visit, small):
         assert server.waiting.wait(TIMEOUT / 1000)
     server.gate.set()
     expect(page.locator("#status")).to_contain_text("1 ", timeout=TIMEOUT)
-    end = time.monotonic() + TIMEOUT / 1000
-    while [request.terms[0].text for request in server.asked("Search")] != ["first", "second"]:
-        assert time.monotonic() < end
-        page.wait_for_timeout(20)
+    until(page, lambda: [request.terms[0].text for request in server.asked("Search")] == ["first", "second"])
+
+
+def press(page: Page, words: str, name: str) -> None:
+    """Click what is named after a picture."""
+    page.get_by_role("button", name=words.format(name=name), exact=True).click()
+
+
+def delete(page: Page, name: str) -> None:
+    press(page, ENGLISH.show, name)
+    expect(page.get_by_role("dialog").get_by_role("heading", level=2)).to_have_text(name, timeout=TIMEOUT)
+    page.get_by_role("dialog").get_by_role("button", name=ENGLISH.delete).click()
+    page.get_by_role("dialog").get_by_role("button", name=ENGLISH.delete_yes).click()
+
+
+@pytest.fixture
+def three(visit, small) -> tuple[SmallServer, Page]:
+    """A page that lists the pictures a, b and c of ``default``."""
+    server, url = small
+    for image_id in "abc":
+        server.store(f"picture {image_id}".encode(), image_id)
+    page = visit(url=url, into="default")
+    expect(cards(page)).to_have_count(3)
+    return server, page
+
+
+def test_an_answer_that_comes_after_that_to_a_later_question_is_dropped(three):
+    server, page = three
+    server.gated = frozenset({"Search"})
+    sentence = page.get_by_label(ENGLISH.sentence, exact=True)
+    sentence.fill("slow")
+    sentence.press("Enter")
+    assert server.waiting.wait(TIMEOUT / 1000)
+    server.gated = frozenset()
+    press(page, ENGLISH.more_of, "a")
+    expect(cards(page).locator(".score")).to_have_count(3, timeout=TIMEOUT)
+    expect(page.locator("#status .searching")).to_have_count(0)
+    # The slow one ends in an error, which would be seen. What is asked in the same way is asked after its end.
+    server.failing("Search", Failure(StatusCode.INVALID_ARGUMENT))
+    page.evaluate(
+        """() => {
+            const status = document.querySelector("#status");
+            window.alerts = 0;
+            const count = () => { window.alerts += status.querySelectorAll("[role=alert]").length; };
+            new MutationObserver(count).observe(status, { childList: true, subtree: true });
+        }"""
+    )
+    sentence.fill("later")
+    sentence.press("Enter")
+    server.gate.set()
+    until(page, lambda: server.asked("Search")[-1].terms[0].text == "later")
+    assert page.evaluate("window.alerts") == 0
+    expect(page.locator("#picture .chosen")).to_contain_text("a")
+
+
+def test_of_two_pictures_that_are_clicked_the_later_one_counts(three):
+    server, page = three
+    server.gated = frozenset({"Search"})
+    for name in "ab":
+        press(page, ENGLISH.more_of, name)
+        until(page, lambda: server.asked("Search") and server.asked("Search")[-1].terms[0].image_id == name)  # noqa: B023
+    server.gate.set()
+    expect(cards(page).locator(".score")).to_have_count(3, timeout=TIMEOUT)
+    expect(page.locator("#picture .chosen")).to_contain_text("b")
+
+    server.gate.clear()
+    server.gated = frozenset({"GetImage"})
+    for name in "ca":
+        press(page, ENGLISH.show, name)
+        until(page, lambda: server.asked("GetImage")[-1].image_id == name)  # noqa: B023
+    server.gate.set()
+    expect(page.get_by_role("dialog").get_by_role("heading", level=2)).to_have_text("a", timeout=TIMEOUT)
+
+
+def test_what_is_done_with_a_picture_is_done_in_its_collection(three):
+    server, page = three
+    server.gated = frozenset({"ListImages"})
+    chooser = page.locator("#collection input")
+    chooser.fill("other")
+    chooser.press("Enter")
+    assert server.waiting.wait(TIMEOUT / 1000)
+    # The pictures of the collection before are still in sight.
+    delete(page, "a")
+    expect(page.locator("#status")).to_contain_text(ENGLISH.deleted.format(name="a"), timeout=TIMEOUT)
+    until(page, lambda: [request.collection for request in server.asked("ListImages")[-2:]] == ["other"] * 2)
+    press(page, ENGLISH.more_of, "b")
+    expect(cards(page).locator(".score")).to_have_count(2, timeout=TIMEOUT)
+    expect(chooser).to_have_value("default")
+    for method in ("GetImage", "BatchDeleteImages", "Search"):
+        assert {request.collection for request in server.asked(method)} == {"default"}, method
+
+
+def test_every_deletion_that_was_confirmed_is_done(three):
+    server, page = three
+    server.gated = frozenset({"ListImages"})
+    for name in "ab":
+        delete(page, name)
+        until(page, lambda: name not in server.images)  # noqa: B023
+    server.gate.set()
+    expect(cards(page)).to_have_count(1, timeout=TIMEOUT)
+    expect(page.locator("#status")).to_contain_text(ENGLISH.deleted.format(name="b"))
+    assert names(page) == ["c"]
+
+
+def test_a_picture_that_is_deleted_is_not_searched_with_any_more(three):
+    server, page = three
+    press(page, ENGLISH.more_of, "a")
+    expect(cards(page).locator(".score")).to_have_count(3, timeout=TIMEOUT)
+    delete(page, "a")
+    expect(cards(page)).to_have_count(2, timeout=TIMEOUT)
+    assert page.locator("#picture .chosen").count() == 0
+    assert cards(page).locator(".score").count() == 0
+    assert len(server.asked("Search")) == 1
+
+
+@pytest.mark.parametrize("failing", [lambda route: route.fulfill(status=413, body="too large"), lambda r: r.abort()])
+def test_a_picture_that_does_not_arrive_is_said(visit, stored, pictures, failing):
+    page = visit()
+    upload = re.compile(r"/gradio_api/upload(\?|$)")
+    page.route(upload, failing)
+    page.locator("#picture input").set_input_files(pictures[0])
+    expect(page.locator("#status").get_by_role("alert")).to_have_text(ENGLISH.picture_lost, timeout=TIMEOUT)
+    expect(cards(page)).to_have_count(4)
+    assert page.locator(".busy").count() == 0
+    assert page.locator("#picture input").input_value() == ""
+    page.unroute(upload)
+    page.locator("#picture input").set_input_files(pictures[0])
+    check_found_itself(page, "one.png")
 
 
 def test_a_picture_to_search_with_stays_when_it_is_added(visit, stored, pictures, tmp_path):

@@ -3,11 +3,8 @@
 Nothing is remembered here: one ``Actions`` serves all sessions of a language.
 """
 
-import shutil
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,23 +14,11 @@ from clipseek.results import Limits
 from clipseek.ui import markup
 from clipseek.ui.problems import EXPECTED, explain
 from clipseek.ui.query import Query, QueryPicture
+from clipseek.ui.uploads import Sent, Uploads
 from clipseek.ui.words import Words
-
-KEPT_SECONDS = 24 * 60 * 60
-"""How long a picture that somebody searches with is kept, and at least until the next one comes."""
-
-_SEARCHED = "searched-"
 
 _PATIENCE_SECONDS = 10.0
 """For a server that is away while pictures are added: somebody looks at the page and waits."""
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A file that a browser has sent to the page; ``name`` is what it is called there."""
-
-    path: Path
-    name: str
 
 
 @dataclass(frozen=True)
@@ -51,13 +36,13 @@ class Actions:
     Args:
         client: Of the server.
         words: The language.
-        folder: Where the browsers' files come to lie; what lies elsewhere is not touched.
+        folder: Where the browsers' files come to lie.
     """
 
     def __init__(self, client: Client, words: Words, folder: Path) -> None:
         self.words = words
         self._client = client
-        self._folder = folder.resolve()
+        self._uploads = Uploads(folder)
 
     def overview(self) -> Overview:
         """The server's model and limits, and the collections that there are."""
@@ -121,29 +106,9 @@ class Actions:
         empty = self._client.get_collection(query.collection).image_count == 0
         return self.words.empty.format(collection=query.collection) if empty else otherwise
 
-    def sent(self, path: object, name: object) -> Sent:
-        """A file that a browser says it has sent.
-
-        Raises:
-            FileNotFoundError: It is not among the files that were sent.
-        """
-        file = Path(str(path)).resolve()
-        if not file.is_relative_to(self._folder) or not file.is_file():
-            raise FileNotFoundError(str(path))
-        return Sent(file, str(name) or file.name)
-
     def keep(self, sent: Sent) -> QueryPicture:
-        """A picture to search with, under a name of its own: adding the same file removes the one that was sent.
-
-        Raises:
-            OSError: The file is gone, or there is no room for it.
-        """
-        for old in self._folder.glob(f"{_SEARCHED}*"):
-            if old.stat().st_mtime < time.time() - KEPT_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
-        place = Path(tempfile.mkdtemp(prefix=_SEARCHED, dir=self._folder)) / sent.path.name
-        place.hardlink_to(sent.path)
-        return QueryPicture(sent.name, path=place)
+        """A picture to search with; raises what ``Uploads.keep`` does."""
+        return QueryPicture(sent.name, path=self._uploads.keep(sent))
 
     def stored(self, image_id: str, collection: str) -> QueryPicture:
         """A stored picture to search with; raises what the client does."""
@@ -165,29 +130,36 @@ class Actions:
         line = self.words.deleted_before if deleted.missing else self.words.deleted
         return markup.note(line.format(name=name))
 
-    def store(self, files: Iterable[Sent], collection: str) -> Iterator[str]:
+    def store(self, sent: Sequence[Sent], collection: str) -> Iterator[str]:
         """Add pictures, and say after each how far it is and what was not stored; the files are removed at the end."""
-        files = list(files)
-        items = [InsertItem(file.path, metadata={"file": file.name}) for file in files]
         outcomes, failures = Counter[str](), list[tuple[str, str]]()
         stopped = ""
-        yield markup.storing(0, len(files), self.words)
+
+        def failed(name: str, error: Exception) -> None:
+            ours, theirs = explain(error, self.words, collection)
+            failures.append((name, f"{ours} {theirs}".rstrip()))
+
         try:
-            results = self._client.insert_many(
-                items, collection=collection, on_exists="keep", patience=_PATIENCE_SECONDS
-            )
-            for done, result in enumerate(results, 1):
-                if result.error is None:
-                    outcomes[result.outcome] += 1
-                else:
-                    ours, theirs = explain(result.error, self.words, collection)
-                    failures.append((files[result.index].name, f"{ours} {theirs}".rstrip()))
-                yield markup.storing(done, len(files), self.words)
+            with self._uploads.batch() as link:
+                names, items = list[str](), list[InsertItem]()
+                for file in sent:
+                    try:
+                        items.append(InsertItem(link(file), metadata={"file": file.name}))
+                        names.append(file.name)
+                    except EXPECTED as error:
+                        failed(file.name, error)
+                yield markup.storing(len(failures), len(sent), self.words)
+                results = self._client.insert_many(
+                    items, collection=collection, on_exists="keep", patience=_PATIENCE_SECONDS
+                )
+                for done, result in enumerate(results, len(failures) + 1):
+                    if result.error is None:
+                        outcomes[result.outcome] += 1
+                    else:
+                        failed(names[result.index], result.error)
+                    yield markup.storing(done, len(sent), self.words)
         except EXPECTED as error:
             stopped = self.problem(error, collection)
-        finally:
-            for file in files:
-                file.path.unlink(missing_ok=True)
         yield markup.stored(outcomes, failures, stopped, self.words)
 
     def problem(self, error: Exception, collection: str) -> str:

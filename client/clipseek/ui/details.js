@@ -7,6 +7,7 @@ watch("value", () => {
 });
 element.addEventListener("click", (event) => {
   const clicked = event.target.closest("button");
+  const collection = dialog()?.dataset.collection;
   const sure = dialog()?.querySelector(".sure");
   // The dialog's content fills it: a click on the dialog itself is one beside it.
   if (event.target === dialog() || clicked?.hasAttribute("data-close")) dialog().close();
@@ -14,15 +15,18 @@ element.addEventListener("click", (event) => {
     sure.hidden = false;
     sure.querySelector("[data-keep]").focus();
   }
-  if (clicked?.hasAttribute("data-keep")) sure.hidden = true;
+  if (clicked?.hasAttribute("data-keep")) {
+    sure.hidden = true;
+    dialog().querySelector("[data-ask]").focus();
+  }
   if (clicked?.dataset.more) {
     dialog().close();
-    trigger("more", { id: clicked.dataset.more });
+    trigger("more", { id: clicked.dataset.more, collection });
     window.scrollTo({ top: 0, behavior: "smooth" });
   }
   if (clicked?.dataset.delete) {
     dialog().close();
-    trigger("remove", { id: clicked.dataset.delete, name: clicked.dataset.name });
+    trigger("remove", { id: clicked.dataset.delete, name: clicked.dataset.name, collection });
   }
 });
 // Errors of pictures do not bubble.

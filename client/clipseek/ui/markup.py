@@ -55,6 +55,11 @@ def note(*lines: str) -> str:
     return "".join(f'<p class="note">{text(line)}</p>' for line in lines)
 
 
+def searching(words: Words) -> str:
+    """While an answer is waited for; in sight only if that takes long enough to be seen."""
+    return f'<p class="note searching">{text(words.searching)}</p>'
+
+
 def problem(ours: str, theirs: str = "") -> str:
     """What went wrong: our words, and below them the server's."""
     cause = f'<br><span lang="en">{text(theirs)}</span>' if theirs else ""
@@ -83,12 +88,13 @@ def images(listed: Sequence[Image], words: Words) -> str:
 
 
 def _card(image: Image, words: Words, rank: str = "", score: str = "") -> str:
-    called, image_id = text(name(image)), text(image.image_id)
+    called, image_id, collection = text(name(image)), text(image.image_id), text(image.collection)
     show = text(words.show.format(name=name(image)))
     more = text(words.more_of.format(name=name(image)))
     thumbnail = f'<img src="{_data_uri(image.thumbnail)}" alt="{called}">' if image.thumbnail else called
     return (
-        f'<li><button type="button" class="picture" data-show="{image_id}" aria-label="{show}">{thumbnail}</button>'
+        f'<li data-collection="{collection}">'
+        f'<button type="button" class="picture" data-show="{image_id}" aria-label="{show}">{thumbnail}</button>'
         f'{rank}<div class="below">{score}<p class="name" title="{called}">{called}</p>'
         f'<button type="button" class="more" data-more="{image_id}" aria-label="{more}">{text(words.more)}</button>'
         "</div></li>"
@@ -138,7 +144,8 @@ def details(image: Image, words: Words) -> str:
     sure = text(words.delete_sure.format(collection=image.collection))
     # Opened again it must differ, or the browser would not be told.
     return (
-        f'<dialog class="details" aria-labelledby="details-name" data-opened="{time.monotonic_ns()}"><div>'
+        f'<dialog class="details" aria-labelledby="details-name" data-collection="{text(image.collection)}" '
+        f'data-opened="{time.monotonic_ns()}"><div>'
         f'<header><h2 id="details-name">{text(called)}</h2>'
         f'<button type="button" data-close aria-label="{text(words.close)}" title="{text(words.close)}">✕</button>'
         f'</header><figure class="{"" if shown else "unshowable"}">{shown}'

@@ -11,13 +11,18 @@ from typing import Any
 import gradio as gr
 
 from clipseek.ui import markup
-from clipseek.ui.actions import KEPT_SECONDS, Actions
+from clipseek.ui.actions import Actions
 from clipseek.ui.problems import EXPECTED
 from clipseek.ui.query import Query, QueryPicture
+from clipseek.ui.questions import Questions
+from clipseek.ui.uploads import KEPT_SECONDS, Sent
 
 _TOP_K = 12
 _LARGEST_TOP_K = 60
 """Until the server has said what it gives."""
+
+_AGAIN_SECONDS = 3
+"""Between looks for a server that was away when the page was opened."""
 
 _ANY_SCORE = -1
 """No cosine is lower."""
@@ -26,24 +31,30 @@ _ANY_SCORE = -1
 def build(actions: Actions, collection: str) -> gr.Blocks:
     """The page in the language of its actions; ``collection`` is the one to begin with, or empty."""
     words = actions.words
+    first = collection or "default"
     # What a click does is no API to be listed and called by programs.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    # What is clicked while the last click is still worked on is done after it.
+    # What is asked while the last question is still worked on is asked after it, once, by what the fields hold then.
     latest = {**private, "trigger_mode": "always_last"}
+    # What is about a certain picture is asked at once: Gradio would ask about the picture of the first click again.
+    each = {**private, "trigger_mode": "multiple"}
+    question, look = Questions().listener, Questions().listener
 
     page = gr.Blocks(title="clipseek", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS))
     with page:
-        shown = gr.State(None)  # the query that the gallery answers
+        shown = gr.State(None)  # the last query: what is in sight may still be the answer to one before
         picture = gr.State(None)
-        reached = gr.State(False)  # whether the server answered when the page was opened
+        removed = gr.State("")  # what the last deletion came to
+        reached = gr.State(False)  # whether the server has answered
+        again = gr.Timer(_AGAIN_SECONDS, active=False)  # runs until it has
 
         with gr.Row(elem_id="top"):
             gr.HTML(f"<h1>clipseek</h1><p>{markup.text(words.tagline)}</p>", elem_id="brand", apply_default_css=False)
             name = gr.Dropdown(
                 label=words.collection,
                 info=words.collection_hint,
-                choices=[collection or "default"],
-                value=collection or "default",
+                choices=[first],
+                value=first,
                 allow_custom_value=True,
                 elem_id="collection",
                 min_width=280,
@@ -114,59 +125,62 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         asked = [sentence, picture, text_weight, picture_weight, name, top_k, min_score, where]
         found = [shown, status, gallery]
 
-        def answer(query: Query) -> tuple[Query, str, str]:
-            return query, *actions.search(query)
+        def answer(query: Query, *before: object, line: str = "") -> Iterator[tuple[object, ...]]:
+            """What goes before the answer, at once; the answer, below the line that is given, when it is there."""
+            yield *before, query, line + markup.searching(words), gr.skip()
+            status, pictures = actions.search(query)
+            yield *(gr.skip() for _ in before), query, line + status, pictures
 
-        def search(*given: Any) -> tuple[Query, str, str]:
-            return answer(_query(*given))
+        def search(_: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
+            yield from answer(_query(*given))
 
-        def attach(event: gr.EventData, *given: Any) -> tuple[object, ...]:
+        def attach(event: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
             query = _query(*given)
             try:
-                chosen = actions.keep(actions.sent(event.path, event.name))
+                chosen = actions.keep(Sent.of(event.path, event.name))
             except EXPECTED as error:
-                return given[1], gr.skip(), query, actions.problem(error, query.collection), ""
-            return chosen, markup.query_picture(chosen, words), *answer(replace(query, picture=chosen))
+                yield *[gr.skip()] * 3, actions.problem(error, query.collection), gr.skip()
+                return
+            yield from answer(replace(query, picture=chosen), chosen, markup.query_picture(chosen, words))
 
-        def detach(*given: Any) -> tuple[object, ...]:
-            return None, markup.query_picture(None, words), *answer(replace(_query(*given), picture=None))
+        def detach(_: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
+            yield from answer(replace(_query(*given), picture=None), None, markup.query_picture(None, words))
 
-        def more(event: gr.EventData, *given: Any) -> tuple[object, ...]:
-            query = _query(*given)
+        def more(event: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
             try:
-                chosen = actions.stored(event.id, query.collection)
+                chosen = actions.stored(event.id, event.collection)
             except EXPECTED as error:
-                return given[0], given[1], gr.skip(), query, actions.problem(error, query.collection), gr.skip()
-            query = replace(query, text="", picture=chosen)
-            return "", chosen, markup.query_picture(chosen, words), *answer(query)
+                yield *[gr.skip()] * 5, actions.problem(error, event.collection), gr.skip()
+                return
+            query = replace(_query(*given), text="", picture=chosen, collection=event.collection)
+            yield from answer(query, "", chosen, markup.query_picture(chosen, words), event.collection)
 
-        def other_collection(*given: Any) -> tuple[object, ...]:
+        def other_collection(_: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
             # A stored picture belongs to the collection that it was found in.
             chosen = given[1] if given[1] and given[1].path else None
-            return chosen, markup.query_picture(chosen, words), *answer(replace(_query(*given), picture=chosen))
+            yield from answer(replace(_query(*given), picture=chosen), chosen, markup.query_picture(chosen, words))
 
-        def show(event: gr.EventData, query: Query) -> tuple[object, object]:
+        def show(event: gr.EventData) -> Iterator[tuple[object, object]]:
             try:
-                return actions.show(event.id, query.collection), gr.skip()
+                yield actions.show(event.id, event.collection), gr.skip()
             except EXPECTED as error:
-                return gr.skip(), actions.problem(error, query.collection)
+                yield gr.skip(), actions.problem(error, event.collection)
 
-        def remove(event: gr.EventData, chosen: QueryPicture | None, query: Query) -> tuple[object, ...]:
-            line = actions.remove(event.id, event.name, query.collection)
-            if chosen and chosen.image_id == event.id:
-                chosen = None
-                query = replace(query, picture=None)
-            query, after, pictures = answer(query)
-            return chosen, markup.query_picture(chosen, words), query, line + after, pictures
+        def remove(event: gr.EventData, chosen: QueryPicture | None) -> tuple[object, ...]:
+            line = actions.remove(event.id, event.name, event.collection)
+            if chosen and (chosen.image_id, chosen.collection) == (event.id, event.collection):
+                return line, None, markup.query_picture(None, words)
+            return line, gr.skip(), gr.skip()
+
+        def search_again(
+            _: gr.EventData, line: str, chosen: QueryPicture | None, query: Query
+        ) -> Iterator[tuple[object, ...]]:
+            yield from answer(replace(query, picture=chosen), line=line)
 
         def store(sent: list[dict[str, Any]] | None, collection: str) -> Iterator[tuple[object, object]]:
             if not sent:
                 return
-            try:
-                pictures = [actions.sent(file["path"], file["orig_name"]) for file in sent]
-            except EXPECTED as error:
-                yield gr.skip(), actions.problem(error, collection)
-                return
+            pictures = [Sent.of(file["path"], file["orig_name"]) for file in sent]
             # Files that are chosen meanwhile would be dropped without a word.
             busy: object = gr.File(interactive=False)
             for line in actions.store(pictures, _name(collection)):
@@ -174,18 +188,23 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
                 busy = gr.skip()
             yield gr.File(value=None, interactive=True), gr.skip()
 
-        def open_page() -> tuple[object, ...]:
+        def open_page(chosen: str | None, count: float) -> tuple[object, ...]:
             """What the server says of itself; what the fields ask for, if it answers, comes after it."""
             overview = actions.overview()
-            begin = collection or ("default" if "default" in overview.collections else "")
-            begin = begin or next(iter(overview.collections), "default")
-            largest = overview.limits.max_top_k_with_mask if overview.limits else _LARGEST_TOP_K
-            chooser = gr.Dropdown(choices=sorted({*overview.collections, begin}), value=begin)
-            slider = gr.Slider(maximum=largest, value=min(_TOP_K, largest))
-            return overview.header, chooser, slider, overview.limits is not None
+            if overview.limits is None:
+                return overview.header, gr.skip(), gr.skip(), False, gr.Timer(active=True)
+            # What somebody has chosen while the server was away stays as it is.
+            current = _name(chosen)
+            if current == first and not collection and first not in overview.collections:
+                current = next(iter(overview.collections), first)
+            choices, largest = sorted({*overview.collections, current}), overview.limits.max_top_k_with_mask
+            chooser = gr.Dropdown(choices=choices) if current == chosen else gr.Dropdown(choices=choices, value=current)
+            slider = gr.Slider(maximum=largest) if count <= largest else gr.Slider(maximum=largest, value=largest)
+            return overview.header, chooser, slider, True, gr.Timer(active=False)
 
-        def search_if_reached(is_reached: bool, *given: Any) -> tuple[object, ...]:
-            return search(*given) if is_reached else (None, "", "")
+        def search_if_reached(request: gr.Request, event: gr.EventData, is_reached: bool, *given: Any) -> Iterator[Any]:
+            # Until then what somebody has asked, and the error that came of it, stays in sight.
+            yield from question(search)(request, event, *given) if is_reached else [gr.skip()]
 
         def refresh(current: str) -> object:
             try:
@@ -193,21 +212,23 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             except EXPECTED:
                 return gr.skip()  # what follows will say it
 
-        page.load(open_page, None, [header, name, top_k, reached], **private).then(
+        gr.on([page.load, again.tick], open_page, [name, top_k], [header, name, top_k, reached, again], **private).then(
             search_if_reached, [reached, *asked], found, **private
         )
-        gr.on([sentence.submit, where.submit, go.click], search, asked, found, **latest)
-        name.input(other_collection, asked, [picture, slot, *found], **latest)
-        slot.attach(attach, asked, [picture, slot, *found], **latest)
-        slot.detach(detach, asked, [picture, slot, *found], **latest)
+        gr.on([sentence.submit, where.submit, go.click], question(search), asked, found, **latest)
+        name.input(question(other_collection), asked, [picture, slot, *found], **latest)
+        slot.attach(question(attach), asked, [picture, slot, *found], **each)
+        slot.detach(question(detach), asked, [picture, slot, *found], **each)
         for place in (gallery, details):
-            place.more(more, asked, [sentence, picture, slot, *found], **latest)
-        gallery.show(show, [shown], [details, status], **latest)
-        details.remove(remove, [picture, shown], [picture, slot, *found], **private)
+            place.more(question(more), asked, [sentence, picture, slot, name, *found], **each)
+        gallery.show(look(show), None, [details, status], **each)
+        details.remove(remove, [picture], [removed, picture, slot], **each).then(
+            question(search_again), [removed, picture, shown], found, **latest
+        )
         # The raw files, because the pictures are to be called as the browser calls them; where they lie is checked.
         files.upload(store, [files, name], [files, outcome], preprocess=False, **private).then(
-            refresh, [name], [name], **private
-        ).then(search, asked, found, **private)
+            refresh, [name], [name], **latest
+        ).then(question(search), asked, found, **latest)
 
     page.queue(default_concurrency_limit=None)
     return page

@@ -1,19 +1,24 @@
 // The picture to search with: chosen, dropped or pasted anywhere while the search is in sight.
 const send = async (file) => {
   element.classList.add("busy");
+  let path = "";
   try {
-    const { path } = await upload(file);
-    trigger("attach", { path, name: file.name });
-  } finally {
-    element.classList.remove("busy");
+    ({ path } = await upload(file));
+  } catch {
+    // A proxy that finds it too large, or no connection: without a path the page says that it did not arrive.
   }
+  element.classList.remove("busy");
+  trigger("attach", { path, name: file.name });
 };
 const inSight = () => element.offsetParent !== null && !document.querySelector("dialog[open]");
 // Whatever it is: the server says what is no picture, and browsers do not know all kinds.
 const dropped = (transfer) => transfer?.files?.[0];
 
 element.addEventListener("change", (event) => {
-  if (event.target.files?.[0]) send(event.target.files[0]);
+  const file = event.target.files?.[0];
+  if (!file) return;
+  event.target.value = ""; // or the same one could not be chosen again
+  send(file);
 });
 element.addEventListener("click", (event) => {
   if (event.target.closest("[data-detach]")) trigger("detach", {});

@@ -39,6 +39,7 @@ class Words:
     picture_weight: str
     weight_hint: str
 
+    searching: str
     found: str
     listed: str
     listed_filtered: str
@@ -114,7 +115,7 @@ ENGLISH = Words(
         "max_metadata_bytes": "Largest metadata of a picture, bytes",
         "max_filter_characters": "Longest filter, characters",
     },
-    not_reached="The server has not been reached. Reload the page when it is there.",
+    not_reached="The server has not been reached. The page goes on trying.",
     collection="Collection",
     collection_hint="Choose one, or type a new name and add pictures to it",
     tab_search="Search",
@@ -136,6 +137,7 @@ ENGLISH = Words(
     text_weight="Weight of the sentence",
     picture_weight="Weight of the picture",
     weight_hint="Counts when there are both; below 0 moves away, 0 leaves it out",
+    searching="Searching…",
     found="{count} found in {collection}, in {milliseconds} ms",
     listed="{count} of {total} pictures in {collection}, in the order of their ids. Search to sort them by meaning.",
     listed_filtered="The first {count} pictures in {collection} that pass the filter, in the order of their ids.",
@@ -188,7 +190,7 @@ ENGLISH = Words(
     bad_collection="This is no name for a collection. Names begin with a-z, and go on with a-z, 0-9 and _, 63 at most.",
     bad_value="The server refused this.",
     other_model="The collection was made with a model that this server does not have.",
-    picture_lost="The picture to search with is no longer kept here. Choose it again.",
+    picture_lost="The file did not arrive, or is no longer kept here. Choose it again.",
     failed="Something went wrong.",
 )
 
@@ -208,7 +210,7 @@ CHINESE = Words(
         "max_metadata_bytes": "每張圖片的中繼資料上限（位元組）",
         "max_filter_characters": "篩選條件長度上限（字元）",
     },
-    not_reached="無法連上伺服器。伺服器恢復後請重新載入本頁。",
+    not_reached="無法連上伺服器，本頁會繼續嘗試。",
     collection="圖庫",
     collection_hint="選擇一個，或輸入新名稱再加入圖片",
     tab_search="搜尋",
@@ -230,6 +232,7 @@ CHINESE = Words(
     text_weight="句子的權重",
     picture_weight="圖片的權重",
     weight_hint="兩者都有時才有作用；小於 0 表示遠離，0 表示不用",
+    searching="搜尋中…",
     found="在 {collection} 找到 {count} 張，費時 {milliseconds} 毫秒",
     listed="{collection} 共有 {total} 張圖片，依識別碼順序顯示 {count} 張。搜尋後會依相似度排列。",
     listed_filtered="{collection} 中符合篩選條件的前 {count} 張圖片，依識別碼順序排列。",
@@ -281,7 +284,7 @@ CHINESE = Words(
     bad_collection="這不是有效的圖庫名稱。名稱以 a-z 開頭，其餘為 a-z、0-9 與 _，最多 63 個字元。",
     bad_value="伺服器拒絕了這個要求。",
     other_model="這個圖庫是用伺服器沒有載入的模型建立的。",
-    picture_lost="用來搜尋的圖片已不在這裡，請重新選擇。",
+    picture_lost="檔案沒有送達，或已不在這裡，請重新選擇。",
     failed="發生錯誤。",
 )
 
@@ -303,11 +306,11 @@ def preferred(accept_language: str) -> Words:
 def _by_preference(accept_language: str) -> Iterable[str]:
     choices = []
     for part in accept_language.split(","):
-        language, _, weight = part.partition(";q=")
+        language, *parameters = (each.strip() for each in part.split(";"))
         try:
-            quality = float(weight) if weight else 1.0
+            quality = float(parameters[0].removeprefix("q=")) if parameters else 1.0
         except ValueError:
             continue
         if quality > 0:
-            choices.append((quality, language.strip().lower()))
+            choices.append((quality, language.lower()))
     return [language for _, language in sorted(choices, key=lambda choice: -choice[0])]
