@@ -42,6 +42,9 @@ _RECORD_BYTES = 1024
 _THUMBNAIL_BYTES = 32 * 1024
 """The largest thumbnail."""
 
+DECODED_PIXEL_BYTES = 16
+"""What a pixel takes at most while its picture is decoded; most formats take less."""
+
 MAX_DIMENSION = 4096
 """More than any CLIP model has; requests hold no longer embeddings either."""
 

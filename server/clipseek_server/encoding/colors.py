@@ -62,4 +62,7 @@ def _stretched(image: Image.Image) -> Image.Image:
     samples -= darkest * np.float32(0.5)
     samples *= np.float32(255.0 / (float(brightest) * 0.5 - float(darkest) * 0.5))
     samples[~finite] = 0.0
-    return Image.fromarray(samples.clip(0, 255).round().astype(np.uint8))
+    # In place: these are four bytes a pixel each.
+    np.clip(samples, 0, 255, out=samples)
+    np.rint(samples, out=samples)
+    return Image.fromarray(samples.astype(np.uint8))

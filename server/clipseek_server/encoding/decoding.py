@@ -2,24 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from PIL import Image
 
 from clipseek_server.batching import Batcher
-from clipseek_server.cores import give_way
 from clipseek_server.encoding.bundle import PixelSpec
 from clipseek_server.encoding.pictures import DecodedPicture, decode_picture
 from clipseek_server.telemetry import Call, Stage
+from clipseek_server.threads import thread_pool
 
 
 class DecodePool:
     """Threads that decode pictures.
 
-    At most ``threads`` pictures are decoded at a time, so memory is bounded by that many of the largest ones (up to 16
-    bytes a pixel). Those of searches and single inserts go before bulk ones; one whose caller has gone or whose
-    deadline has passed is dropped before it is decoded.
+    At most ``threads`` pictures are decoded at a time, so memory is bounded by that many of the largest ones, with
+    ``config.DECODED_PIXEL_BYTES`` a pixel. Those of searches and single inserts go before bulk ones; one whose caller
+    has gone or whose deadline has passed is dropped before it is decoded.
 
     Args:
         threads: Pictures decoded at a time.
@@ -29,7 +28,7 @@ class DecodePool:
 
     def __init__(self, threads: int, *, max_pixels: int, max_queue: int) -> None:
         self._max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=give_way)
+        self._threads = thread_pool("decode", threads, giving_way=True)
         self._queue: Batcher[Callable[[], DecodedPicture], DecodedPicture] = Batcher(
             "picture decoding", self._run, max_batch=1, max_queue=max_queue, stage=Stage.DECODE, workers=threads
         )

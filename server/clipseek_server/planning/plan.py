@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from clipseek_server.config import MAX_DIMENSION
+from clipseek_server.config import DECODED_PIXEL_BYTES, MAX_DIMENSION
 from clipseek_server.planning import rates, sizes
 from clipseek_server.planning.rates import Effort, PlannedIndex, Precision
 
@@ -17,6 +17,9 @@ _FULL_SHARE = 0.7
 """Of a query node's memory, to be taken by what is loaded."""
 _LOADED_SHARE = 0.9
 """Of the query nodes' memory: Milvus loads no more (its documentation of loading collections)."""
+
+_OF_A_SERVER = ("effort", "node_cores", "node_gb")
+"""Wishes that say nothing of Milvus Lite."""
 
 Kind = Literal["measured", "calculated"]
 Runs = Literal["lite", "standalone", "cluster"]
@@ -154,7 +157,8 @@ class _Draft:
             self.at_rest = sizes.process_bytes(w.pictures, w.precision, w.dimension, w.metadata_bytes)
         else:
             self.at_rest = rates.PROCESS_MB[w.precision][min(rates.PROCESS_MB[w.precision])].value * 1e6
-        self.server_bytes = self.at_rest + 4 * sizes.setting("max_bytes_in_flight")
+        decoding = w.server_cores * sizes.setting("max_image_pixels") * DECODED_PIXEL_BYTES
+        self.server_bytes = self.at_rest + 4 * sizes.setting("max_bytes_in_flight") + decoding
         self.searches = w.qps + w.picture_qps
         self.nodes, self.node_cores, self.node_bytes = 0, 0.0, 0.0
         if self.index is not None:
@@ -234,7 +238,9 @@ class _Draft:
         known = f"known texts, {self.most.source}"
         why = f"the larger of {by_cores} and {by_process} ({known}): {self.bearing}, {spare}"
         yield Line("servers", "servers", self.servers, "", why)
-        why = f"{self.at_rest / 1e9:.2f} GB, cpu.json: scale/sizes/*/rss_mb_at_start; + 4 · max_bytes_in_flight"
+        at_rest = f"{self.at_rest / 1e9:.2f} GB, cpu.json: scale/sizes/*/rss_mb_at_start"
+        decoding = f"{w.server_cores} cores · max_image_pixels · {DECODED_PIXEL_BYTES} B"
+        why = f"{at_rest}; + 4 · max_bytes_in_flight + {decoding}"
         yield Line("server_bytes", "memory of each, at most", self.server_bytes, "bytes", why)
 
     def milvus(self) -> Iterator[Line]:
@@ -305,7 +311,16 @@ class _Draft:
             yield "Another dimension is another model, with other rates: measure them with python -m benchmarks short."
         if self.index is None:
             yield "Milvus Lite admits one process: while it restarts nobody is served. --index plans for a server."
+            ignored = [name for name in _OF_A_SERVER if getattr(w, name) != Wishes.model_fields[name].default]
+            if ignored:
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+                yield f"{flags}: of a Milvus server alone; nothing of it is in these numbers."
             return
+        if w.inserts_per_second:
+            yield (
+                "Milvus' cores are those of searches: what it takes for inserts, above all to build and merge indexes, "
+                "was not measured by the picture, and comes on top."
+            )
         if self.runs == "standalone":
             yield "A standalone Milvus is one machine: while it is away, searches and writes answer UNAVAILABLE."
         else:
@@ -313,9 +328,16 @@ class _Draft:
                 "What a cluster needs beside its query nodes comes on top: etcd, message queue, object store, "
                 "coordinators, proxies, data and index nodes; and replicas, which are set in Milvus."
             )
+        both = 2 * self.node_bytes
+        held = both <= self.nodes * w.node_gb * 1e9 * _LOADED_SHARE
+        room = "which these machines hold." if held else "more than these machines hold: have larger or more by then."
+        size = sizes.quantity(both, "bytes")
+        yield f"A rebuild has both generations in Milvus until it is done: up to {size} of memory, {room}"
         if self.index == "IVF_FLAT":
-            times = sizes.setting("ivf_nlist") // sizes.setting("ivf_nprobe")
-            yield f"Searches with a filter look into all clusters of IVF_FLAT: up to {times} times the work by default."
+            searched = rates.INDEX_TIMES[self.index, w.effort].search
+            times = sizes.setting("ivf_nlist") // int(searched.removeprefix("nprobe="))
+            work = f"up to {times} times the work of {searched}"
+            yield f"Searches with a filter look into all clusters of IVF_FLAT: {work}."
         most = max(rates.INDEX_TIMES[self.index, w.effort].p50_ms)
         if w.pictures > most:
             measure = "measure before you buy, with python -m benchmarks.milvus_index"

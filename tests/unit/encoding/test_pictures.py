@@ -13,6 +13,7 @@ from PIL import Image, features
 from skimage import data as photographs
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from clipseek_server.config import DECODED_PIXEL_BYTES
 from clipseek_server.encoding.bundle import PixelSpec
 from clipseek_server.encoding.colors import to_rgb
 from clipseek_server.encoding.pictures import (
@@ -367,6 +368,62 @@ def test_extreme_shapes_take_little_memory(size):
     assert (picture.width, picture.height) == size
     assert picture.pixels.shape == (3, 224, 224)
     np.testing.assert_array_equal(np.unique(picture.pixels.reshape(3, -1), axis=1).T, [RED])
+
+
+DECODE_AND_SAY_THE_MEMORY = """
+import sys
+from pathlib import Path
+from clipseek_server.encoding.bundle import PixelSpec
+from clipseek_server.encoding.pictures import decode_picture
+from clipseek_server.images.thumbnails import make_thumbnail
+from clipseek_server.threads import thread_pool
+
+def memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+def decode(file):
+    return decode_picture(Path(file).read_bytes(), spec, max_pixels=10**9, thumbnail=make_thumbnail)
+
+spec = PixelSpec.model_validate_json(sys.argv[1])
+pool, small, large = thread_pool("decode"), *sys.argv[2:]
+pool.submit(decode, small).result()
+before = memory("VmRSS")
+pool.submit(decode, large).result()
+print(memory("VmHWM") - before, memory("VmRSS") - before)
+"""
+
+
+def memory_of_decoding(folder, picture):
+    """Bytes at most, and bytes kept afterwards, of a process of its own that decodes a picture."""
+    files = [folder / "small", folder / "large"]
+    for file, data in zip(files, [encoded(Image.new("RGB", (300, 300)), "PNG"), picture], strict=True):
+        file.write_bytes(data)
+    command = [sys.executable, "-c", DECODE_AND_SAY_THE_MEMORY, pixel_spec().model_dump_json()]
+    run = subprocess.run([*command, *files], capture_output=True, check=True)
+    return [int(word) for word in run.stdout.split()]
+
+
+@pytest.mark.parametrize("kind", ["floats", "transparent WebP"])
+def test_no_pixel_takes_more_memory_than_plans_count_on(kind, tmp_path):
+    # The two that take most.
+    side = 3000
+    if kind == "floats":
+        stripes = np.arange(side * side, dtype=np.float32).reshape(side, side) % 2
+        data = encoded(Image.fromarray(stripes), "TIFF", compression="tiff_lzw")
+    else:
+        data = encoded(Image.new("RGBA", (side, side), (*RED, 7)), "WEBP", lossless=True, method=0)
+    at_most, _ = memory_of_decoding(tmp_path, data)
+    assert 8 < at_most / side**2 < DECODED_PIXEL_BYTES + 0.5
+
+
+def test_nothing_is_kept_of_a_large_picture(tmp_path):
+    side = 4200
+    picture = Image.new("LA", (side, side), (9, 7))
+    data = encoded(picture, "PNG", exif=with_orientation(6), compress_level=1)
+    at_most, kept = memory_of_decoding(tmp_path, data)
+    assert at_most / side**2 > 8
+    assert kept / side**2 < 1
 
 
 # --- reduced JPEGs --------------------------------------------------------------------------------------------------
