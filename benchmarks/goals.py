@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+RECALLS = (0.98, 0.995)
+"""What an index should find of the ten nearest, at the default effort and at THOROUGH; of pictures and of texts."""
+
 
 @dataclass(frozen=True)
 class Goal:

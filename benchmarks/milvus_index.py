@@ -26,6 +26,7 @@ import numpy.typing as npt
 from pymilvus import DataType, MilvusClient
 
 from benchmarks import resident
+from benchmarks.goals import RECALLS
 from benchmarks.machine import facts
 from benchmarks.resident import DIMENSION, HITS, Matrix, Pictures
 from clipseek_server.config import IndexType, Settings
@@ -33,9 +34,6 @@ from clipseek_server.index.schema import VECTOR_FIELD
 from clipseek_server.index.vector_index import METRIC
 
 COLLECTION = "clipseek_benchmark_index"
-GOALS = (0.98, 0.995)
-"""Recalls to name the fastest setting for; the worse of pictures' and texts' counts."""
-
 _GROUPS = 100
 """Of rows, one of which the filter keeps."""
 _BATCH = 4000
@@ -322,7 +320,7 @@ def _text(line: Measured) -> str:
 
 
 def _print_fastest(kind: str, size: int, lines: list[Measured]) -> None:
-    for goal in GOALS:
+    for goal in RECALLS:
         enough = [line for line in lines if line.recall >= goal]
         if enough:
             print(f"recall >= {goal}: {_text(min(enough, key=lambda line: line.p50))}")

@@ -24,6 +24,18 @@ _STOP_TIMEOUT = 45.0
 _POLL = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
 
+EVENT_LOOP, OTHER_THREADS = "event loop", "gRPC's own, asyncio's pool"
+THREADS = {
+    "decode": "decoding",
+    "picture tower": "picture tower",
+    "text tower": "text tower",
+    "resident": "scans in memory",
+    "milvus": "Milvus Lite",
+    "milvus-lite": "Milvus Lite",
+    "images": "image store",
+}
+"""What a clipseek server's threads do, by the names that ``clipseek_server.threads`` gives them."""
+
 
 @dataclass
 class Program:
@@ -59,9 +71,15 @@ class Program:
         return sum(_cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in _session(self.pid))
 
     @property
-    def main_thread_seconds(self) -> float:
-        """CPU time of its main thread, where a clipseek server has its event loop."""
-        return _cpu_seconds(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))
+    def thread_seconds(self) -> dict[str, float]:
+        """CPU time that the threads of a clipseek server have used, by what they do."""
+        found = dict.fromkeys([EVENT_LOOP, *THREADS.values(), OTHER_THREADS], 0.0)
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(OSError):  # it ended meanwhile
+                name = (thread / "comm").read_text().strip()
+                does = EVENT_LOOP if thread.name == str(self.pid) else THREADS.get(name, OTHER_THREADS)
+                found[does] += sum(int(field) for field in _stat(thread / "stat")[11:13]) / _TICKS
+        return found
 
     def batch_counts(self, queue: str) -> tuple[float, float]:
         """Items and batches that a queue of a clipseek server has run so far."""
@@ -193,18 +211,22 @@ def grpc_serves(address: str) -> bool:
 
 
 class CpuMeter:
-    """CPU seconds of a program in a ``with`` block, and those of its main thread."""
+    """CPU seconds of a clipseek server in a ``with`` block, and those of its threads by what they do."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self.seconds = 0.0
-        self.main_thread_seconds = 0.0
+        self.threads: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self.seconds = -self._program.cpu_seconds
-        self.main_thread_seconds = -self._program.main_thread_seconds
+        self.threads = self._program.thread_seconds
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds += self._program.cpu_seconds
-        self.main_thread_seconds += self._program.main_thread_seconds
+        self.threads = {does: seconds - self.threads[does] for does, seconds in self._program.thread_seconds.items()}
+
+    def thread_ms(self, count: float) -> dict[str, float]:
+        """CPU milliseconds of each of so many calls, by what the threads do."""
+        return {does: seconds / count * 1000 for does, seconds in self.threads.items()}

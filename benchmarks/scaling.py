@@ -33,11 +33,11 @@ def _rates() -> Iterable[str]:
     )
     yield from _head(["measured, a second", "fp32", "int8", "where"], right=[1, 2])
     for name, by_precision in rows:
-        where = by_precision["fp32"].path.replace("fp32", "…")
+        where = _shared([rate.path for rate in by_precision.values()])
         per_core = [_digits(by_precision[precision].value / rates.CORES) for precision in ("fp32", "int8")]
         yield _row([name, *per_core, f"`cpu.json`: `{where}` ÷ {rates.CORES}"])
     most = [rates.KNOWN_TEXTS[precision][rates.SEARCHED_ROWS] for precision in ("fp32", "int8")]
-    where = most[0].path.replace("fp32", "…")
+    where = _shared([rate.path for rate in most])
     name = "two cores answer searches by known texts, 10,000 pictures in memory"
     yield _row([name, *(_digits(rate.value) for rate in most), f"`cpu.json`: `{where}`"])
     for pictures, rate in rates.MILVUS_KNOWN_TEXTS.items():
@@ -117,6 +117,13 @@ def _cost() -> Iterable[str]:
         plan = make_plan(Wishes(pictures=pictures, qps=QPS))
         keys = ("import", "servers", "milvus", "storage", "month")
         yield _row([f"{pictures:,}", *(_shown(plan, f"cost_{key}") for key in keys)])
+
+
+def _shared(paths: Iterable[str]) -> str:
+    """Paths as one, with a mark where they differ."""
+    return "/".join(
+        keys[0] if len(set(keys)) == 1 else "…" for keys in zip(*(path.split("/") for path in paths), strict=True)
+    )
 
 
 def _shown(plan: Plan, key: str) -> str:

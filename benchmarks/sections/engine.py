@@ -64,7 +64,10 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
     ort = alone.pictures(max(1, round(batch)), seconds)
     decode = alone.decoding(pictures, seconds / 2)
     limit = 1000 / (ort["ms"] + decode / cores())
-    search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
+    _, searched_before = server.call_seconds("SearchByText")
+    with CpuMeter(server) as searching:
+        search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
+    searched = server.call_seconds("SearchByText")[1] - searched_before
     answered_at_once = bench.load(ClipseekTarget(constant.address), "search_text", ClosedLoop(1), seconds=seconds / 2)
     stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
     towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
@@ -83,7 +86,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
             **milliseconds(through_grpc),
             "server_cpu_ms": cpu.seconds / embedded * 1000,
             "generator_cpu_ms": through_grpc.cpu_seconds / through_grpc.total.calls * 1000,
-            "main_thread_cpu_ms": cpu.main_thread_seconds / embedded * 1000,
+            "threads_cpu_ms": cpu.thread_ms(embedded),
             "overhead_cpu_ms": cpu.seconds / embedded * 1000 - ort["cpu_ms"] - decode,
             "share_of_limit": through_grpc.total.rate / limit,
         },
@@ -97,6 +100,7 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
             "wire_ms": search.total.latency.mean * 1000 - stages["total"],
             "wire_and_own_code_ms": search.total.latency.mean * 1000 - towers_and_index,
             "answered_at_once_ms": answered_at_once.total.latency.mean * 1000,
+            "threads_cpu_ms": searching.thread_ms(searched),
         },
     }
 
@@ -147,6 +151,7 @@ def _import(bench: Bench, server: Program, alone: Alone) -> dict[str, float]:
         "share_of_limit": result.total.rate / limit,
         "decode_core_ms": decode,
         "server_cpu_ms": cpu.seconds / embedded * 1000,
+        "threads_cpu_ms": cpu.thread_ms(embedded),
         "generator_cpu_ms": result.cpu_seconds / embedded * 1000,
     }
 

@@ -1,5 +1,6 @@
 """What the pages point to is there: files, sections of other pages, modules, commands."""
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from clipseek_server.app import HEALTH_INTERVAL
 from clipseek_server.cli import main
+from clipseek_server.index.milvus import _FOLLOWED
 from clipseek_server.planning import rates
 from clipseek_server.planning.plan import Wishes, make_plan
 from clipseek_server.planning.sizes import (
@@ -15,6 +18,7 @@ from clipseek_server.planning.sizes import (
     milvus_bytes,
     milvus_parts,
     milvus_text_core_ms,
+    quantity,
     record_bytes,
     segments,
 )
@@ -69,7 +73,7 @@ def test_the_plans_that_scaling_names_can_be_made(capsys: pytest.CaptureFixture[
     for command in commands:
         main(["plan", *shlex.split(command)])
         assert "Cost" in capsys.readouterr().out
-    for flag in re.findall(r"`(--(?!providers|milvus|resident|index-type|sweep)[a-z-]+)", text):
+    for flag in re.findall(r"`(--(?!providers|milvus|resident|index-type|sweep|max-image-pixels)[a-z-]+)", text):
         with pytest.raises(SystemExit):
             main(["plan", "--help"])
         assert flag in capsys.readouterr().out
@@ -90,6 +94,26 @@ def test_the_billion_in_words_is_the_one_of_the_tables() -> None:
     )
     assert [words for words in said if words not in text] == []
     assert fp32["one_server_ms"] > 365 * 86_400_000
+
+
+def test_what_a_rebuild_and_a_filter_take_is_in_words_as_in_the_plan() -> None:
+    text = " ".join((ROOT / "docs" / "scaling.md").read_text().split())
+    plan, fast = (make_plan(Wishes(pictures=10**7, qps=20, effort=effort)) for effort in ("default", "fast"))
+    both = quantity(2 * plan["node_bytes"], "bytes")
+    assert any(f"up to {both} of memory, more than these machines hold" in note for note in plan.notes)
+    assert f"With ten million pictures that is {both}, more than the machine of the table holds" in text
+    usual, more = (re.search(r"up to (\d+) times the work", " ".join(each.notes)) for each in (plan, fast))
+    assert usual
+    assert more
+    assert f"{usual[1]} times as many as by default, {more[1]} times as many as with effort FAST" in text
+
+
+def test_how_long_a_moved_alias_may_go_unnoticed_is_in_words_as_in_the_code() -> None:
+    text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert HEALTH_INTERVAL == 2
+    assert f"every two seconds a server looks at {_FOLLOWED} of the collections" in text
+    assert round(math.ceil(300 / _FOLLOWED) * HEALTH_INTERVAL, -1) == 40
+    assert "about 40 seconds with 300" in text
 
 
 def test_what_milvus_takes_is_in_words_as_in_the_calculator() -> None:

@@ -59,19 +59,19 @@ IMPORTED: dict[Precision, Measured] = {
 }
 """Pictures a second of a bulk import from disk: decoding, thumbnail, embedding, storing, indexing."""
 
+SEARCHED_ROWS = 10_000
+
 TEXT_SEARCHES: dict[Precision, Measured] = {
-    "fp32": _cpu(149.3, "peers/search_text/clipseek fp32/rate"),
-    "int8": _cpu(321.3, "peers/search_text/clipseek int8/rate"),
+    "fp32": _cpu(165.3, "scale/callers/fp32/search_text/32/rate"),
+    "int8": _cpu(376.7, "scale/callers/int8/search_text/64/rate"),
 }
-"""Searches a second by new texts, 16 callers, ``SEARCHED_ROWS`` pictures in memory."""
+"""Searches a second by new texts, ``SEARCHED_ROWS`` pictures in memory: the most of any number of callers."""
 
 PICTURES_EMBEDDED: dict[Precision, Measured] = {
-    "fp32": _cpu(17.78, "peers/embed_image/clipseek fp32/rate"),
-    "int8": _cpu(44.44, "peers/embed_image/clipseek int8/rate"),
+    "fp32": _cpu(19.0, "scale/callers/fp32/embed_image/8/rate"),
+    "int8": _cpu(48.0, "scale/callers/int8/embed_image/16/rate"),
 }
-"""Pictures a second through gRPC, 16 callers."""
-
-SEARCHED_ROWS = 10_000
+"""Pictures a second through gRPC: likewise."""
 
 KNOWN_TEXTS: dict[Precision, dict[int, Measured]] = {
     "fp32": _by_size("fp32", "cached_rate", {1_000: 1260.0, 10_000: 1012.0, 100_000: 558.5, 300_000: 355.4}),
@@ -123,7 +123,7 @@ class IndexTimes:
 
 _IVF, _HNSW = "IVF_FLAT nlist=1024", "HNSW M=32 efConstruction=300"
 _FLAT_TIMES = IndexTimes(
-    "FLAT", "", {10_000: 7.326, 100_000: 36.69, 1_000_000: 340.2}, {10_000: 1.0, 100_000: 1.0, 1_000_000: 1.0}
+    "FLAT", "", {10_000: 5.403, 100_000: 14.75, 1_000_000: 69.74}, {10_000: 1.0, 100_000: 1.0, 1_000_000: 1.0}
 )
 
 INDEX_TIMES: dict[tuple[PlannedIndex, Effort], IndexTimes] = {
@@ -132,16 +132,26 @@ INDEX_TIMES: dict[tuple[PlannedIndex, Effort], IndexTimes] = {
     ("IVF_FLAT", "default"): IndexTimes(
         _IVF,
         "nprobe=256",
-        {10_000: 6.768, 100_000: 11.29, 1_000_000: 52.90},
-        {10_000: 1.0, 100_000: 0.991, 1_000_000: 0.9935},
+        {10_000: 4.97, 100_000: 8.397, 1_000_000: 21.79},
+        {10_000: 1.0, 100_000: 0.991, 1_000_000: 0.992},
     ),
     ("IVF_FLAT", "fast"): IndexTimes(
         _IVF,
         "nprobe=64",
-        {10_000: 4.799, 100_000: 6.468, 1_000_000: 20.24},
-        {10_000: 0.977, 100_000: 0.8875, 1_000_000: 0.903},
+        {10_000: 2.211, 100_000: 4.347, 1_000_000: 8.878},
+        {10_000: 0.977, 100_000: 0.8875, 1_000_000: 0.91},
     ),
-    ("HNSW", "default"): IndexTimes(_HNSW, "ef=1024", {10_000: 6.859, 100_000: 12.40}, {10_000: 1.0, 100_000: 0.9775}),
-    ("HNSW", "fast"): IndexTimes(_HNSW, "ef=256", {10_000: 5.128, 100_000: 7.987}, {10_000: 0.9935, 100_000: 0.9025}),
+    ("HNSW", "default"): IndexTimes(
+        _HNSW,
+        "ef=1024",
+        {10_000: 4.548, 100_000: 8.589, 1_000_000: 24.91},
+        {10_000: 1.0, 100_000: 0.9775, 1_000_000: 0.955},
+    ),
+    ("HNSW", "fast"): IndexTimes(
+        _HNSW,
+        "ef=256",
+        {10_000: 3.326, 100_000: 4.273, 1_000_000: 12.1},
+        {10_000: 0.9935, 100_000: 0.902, 1_000_000: 0.846},
+    ),
 }
 """What the settings' defaults do, and a quarter of them, which is effort FAST."""

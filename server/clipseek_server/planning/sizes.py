@@ -132,15 +132,14 @@ def index_core_ms(index: PlannedIndex, effort: Effort, pictures: int, dimension:
     """Core-milliseconds of Milvus for one of many searches, a server's call of Milvus included.
 
     Of ``IVF_FLAT`` by default: of a known text, less what one takes among few pictures in memory. Of the others in
-    proportion to one caller's time. Beyond what was measured a scan grows with the pictures, and a graph's search
-    with the segments.
+    proportion to one caller's time. Beyond what was measured all grow with the pictures: a scan does, and so does the
+    number of segments, each of which has a graph of its own.
     """
     server = rates.KNOWN_TEXTS["fp32"][min(rates.KNOWN_TEXTS["fp32"])].core_ms
     times, usual = rates.INDEX_TIMES[index, effort].p50_ms, rates.INDEX_TIMES["IVF_FLAT", "default"].p50_ms
     known = {rows: rates.MILVUS_KNOWN_TEXTS[rows].core_ms - server for rows in times}
     points = {rows: known[rows] * ms / usual[rows] for rows, ms in times.items()}
-    of_a_segment = _MILLION / rates.MILVUS_SEGMENTS[_MILLION].value
-    factor = max(1.0, pictures / (of_a_segment if index == "HNSW" else max(points)))
+    factor = max(1.0, pictures / max(points))
     return _between(points, pictures) * factor * dimension / MEASURED_DIMENSION
 
 
