@@ -64,10 +64,10 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
     ort = alone.pictures(max(1, round(batch)), seconds)
     decode = alone.decoding(pictures, seconds / 2)
     limit = 1000 / (ort["ms"] + decode / cores())
-    _, searched_before = server.call_seconds("SearchByText")
+    _, searched_before = server.call_seconds("SearchService/SearchByText")
     with CpuMeter(server) as searching:
         search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
-    searched = server.call_seconds("SearchByText")[1] - searched_before
+    searched = server.call_seconds("SearchService/SearchByText")[1] - searched_before
     answered_at_once = bench.load(ClipseekTarget(constant.address), "search_text", ClosedLoop(1), seconds=seconds / 2)
     stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
     towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
