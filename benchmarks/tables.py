@@ -105,8 +105,6 @@ def _engine(results: Results) -> Iterable[str]:
 
 def _threads(results: Results) -> Iterable[str]:
     engine = results["engine"]
-    if not all("threads_cpu_ms" in each["search"] for each in engine.values()):
-        return  # measured before threads had names
     parts = {"grpc": "a picture through gRPC", "import": "a picture of a bulk import", "search": "a text search"}
     columns = [(part, precision) for part in parts for precision in engine]
     yield from _head(["CPU time by thread, ms", *(f"{parts[part]}, {precision}" for part, precision in columns)])

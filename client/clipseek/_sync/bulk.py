@@ -96,7 +96,7 @@ class Bulk(Images):
         """
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
         request_id = request_id or new_request_id()
-        if not self._repeat_seconds:
+        if not self._repeat_seconds:  # this client sends nothing twice
             patience = 0.0
         upload = _Upload(
             items,
@@ -205,12 +205,12 @@ class Bulk(Images):
 
 @dataclass
 class _Stream:
-    """What is to be sent over one stream, by index, and how many of those sent have no answer, since the last one.
+    """What is to be sent over one stream, by index, and what became of it.
 
     Attributes:
         queue: What is to be sent, ``_SEND``, and ``None`` at the end.
         unanswered: How many of those sent have no answer.
-        waiting_since: The last answer, or the first batch after it.
+        waiting_since: The last answer, or the last batch that was asked for, by ``time.monotonic``.
         passing: Why something could not be stored now: nothing more is sent, and when all is answered another stream
             begins.
         again: The ids that this was about.
