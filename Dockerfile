@@ -1,6 +1,7 @@
 # The server, without torch and without a model: mount a bundle (docs/models.md) at /bundles and a volume at /data.
 #   docker build -t clipseek .                                      for the CPU
 #   docker build -t clipseek:gpu --build-arg EXTRA=server-gpu .     with CUDA 13 and cuDNN; the host needs NVIDIA's driver
+#   docker build -t clipseek:openvino --build-arg EXTRA=server-openvino .   for x86-64: docs/models.md says what it gains
 
 # Newest patch release of 3.11 when this was written; all dependencies are locked for it.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm

@@ -44,7 +44,7 @@ demo: install ## The same, but end with exit code 0 if the searches found what t
 install: $(VENV)/.installed ## Make .venv with everything (the other targets do it too)
 
 .PHONY: test
-test: install $(VENV)/.chromium ## Run all tests; PYTEST_ARGS="-k name" for some
+test: install $(VENV)/.chromium $(VENV)/.openvino ## Run all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: bench
@@ -120,6 +120,14 @@ $(VENV)/.torch: $(VENV)/.locked scripts/install_torch.py
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Beside the environment, since it would overwrite the ONNX Runtime in it. Where it cannot be had, its tests are skipped.
+$(VENV)/.openvino: requirements-server-openvino.lock | $(VENV)/.uv
+	@echo "== Installing OpenVINO's ONNX Runtime, for its tests"
+	@sed -n '/^onnxruntime-openvino==/,/[^\\]$$/p' requirements-server-openvino.lock > $(VENV)/openvino.lock
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --require-hashes --target $(VENV)/openvino \
+		-r $(VENV)/openvino.lock || echo 'There is no ONNX Runtime with OpenVINO to be had here.'
 	@touch $@
 
 # Where this cannot be had, the tests of the page are skipped.

@@ -10,7 +10,17 @@ from typing import Any, Self
 
 from clipseek_server.config import Settings
 
-_PACKAGES = ("clipseek", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "pymilvus", "milvus-lite", "grpcio")
+_PACKAGES = (
+    "clipseek",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "torch",
+    "transformers",
+    "pymilvus",
+    "milvus-lite",
+    "grpcio",
+)
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 """Columns of /proc/stat's first line."""
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")

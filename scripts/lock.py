@@ -28,6 +28,7 @@ LOCKS = {
     ],
     "requirements-server.lock": ["--extra=server", "--constraints=requirements.lock"],
     "requirements-server-gpu.lock": ["--extra=server-gpu", "--constraints=requirements.lock"],
+    "requirements-server-openvino.lock": ["--extra=server-openvino", "--constraints=requirements.lock"],
 }
 OPTIONS = [
     "--universal",

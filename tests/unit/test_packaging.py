@@ -17,8 +17,10 @@ from clipseek_server.config import Settings
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DEV, SERVER, SERVER_GPU = "requirements.lock", "requirements-server.lock", "requirements-server-gpu.lock"
-LOCKS = {DEV: ["cli", "server", "starter"], SERVER: ["server"], SERVER_GPU: ["server-gpu"]}
+DEV, SERVER = "requirements.lock", "requirements-server.lock"
+SERVER_GPU, SERVER_OPENVINO = "requirements-server-gpu.lock", "requirements-server-openvino.lock"
+PRODUCTION = {SERVER: ["server"], SERVER_GPU: ["server-gpu"], SERVER_OPENVINO: ["server-openvino"]}
+LOCKS = {DEV: ["cli", "server", "starter"], **PRODUCTION}
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 
@@ -62,7 +64,7 @@ def test_locks_are_pinned_hashed_and_name_no_registry(lock: str) -> None:
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64"])
-@pytest.mark.parametrize("lock", [DEV, SERVER])
+@pytest.mark.parametrize("lock", [DEV, SERVER, SERVER_OPENVINO])
 def test_no_lock_but_the_gpu_ones_brings_torch_or_cuda(lock: str, machine: str) -> None:
     system = {"sys_platform": "darwin", "platform_system": "Darwin"} if machine == "arm64" else {}
     names = installed(lock, platform_machine=machine, **system)
@@ -72,7 +74,8 @@ def test_no_lock_but_the_gpu_ones_brings_torch_or_cuda(lock: str, machine: str) 
 
 
 def test_the_runtimes_exclude_each_other() -> None:
-    assert "onnxruntime" not in installed(SERVER_GPU)
+    runtimes = [[name for name in installed(lock) if name.startswith("onnxruntime")] for lock in PRODUCTION]
+    assert runtimes == [["onnxruntime"], ["onnxruntime-gpu"], ["onnxruntime-openvino"]]
     assert "nvidia-cudnn-cu13" in installed(SERVER_GPU)
 
 
@@ -87,7 +90,7 @@ def test_locks_satisfy_what_the_project_asks_for(lock: str) -> None:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
 
 
-@pytest.mark.parametrize("lock", [SERVER, SERVER_GPU])
+@pytest.mark.parametrize("lock", PRODUCTION)
 def test_production_gets_the_versions_that_the_tests_ran_on(lock: str) -> None:
     tested = installed(DEV)
     assert {name: version for name, version in installed(lock).items() if tested.get(name, version) != version} == {}
@@ -155,7 +158,7 @@ def test_one_version_everywhere() -> None:
 def test_image_is_built_from_what_it_copies() -> None:
     admitted = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = set()
-    for extra in ("server", "server-gpu"):
+    for [extra] in PRODUCTION.values():
         for line in re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
             copied |= set(line.replace("${EXTRA}", extra).split()[:-1])
     assert copied == admitted

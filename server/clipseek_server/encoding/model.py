@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -24,7 +25,7 @@ from clipseek_server.encoding.bundle import (
 )
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.pictures import DecodedPicture
-from clipseek_server.encoding.sessions import GraphSession
+from clipseek_server.encoding.sessions import OPENVINO, GraphSession, check_runtime
 from clipseek_server.encoding.text_cache import TextCache
 from clipseek_server.encoding.texts import EmbeddedText
 from clipseek_server.encoding.tokenizing import TextTokenizer, TokenizedText
@@ -41,8 +42,8 @@ _TOKENIZE_ON_THE_LOOP_CHARACTERS = 1000
 
 _PICTURE_TOWER, _TEXT_TOWER = "picture tower", "text tower"
 
-GOLDEN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
-"""How near a golden embedding must be: other processors round differently, most of all the quantised ones."""
+GOLDEN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99, "int8": 0.99}
+"""How near a golden embedding must be: other processors round differently, most of all where numbers have few bits."""
 
 
 class LoadedModel:
@@ -100,7 +101,14 @@ class LoadedModel:
         Raises:
             StartupError: The bundle is missing or damaged, its golden pairs do not hold, or a provider was not got.
         """
+        check_runtime()
         manifest = read_manifest(folder)
+        open_session = partial(
+            GraphSession,
+            providers=settings.providers,
+            threads=settings.cores,
+            openvino_precision=settings.openvino_precision,
+        )
         # Side by side: none of the three keeps more than one core busy. ONNX Runtime's threads take after those that
         # open its sessions.
         with (
@@ -110,7 +118,7 @@ class LoadedModel:
         ):
             verified = verifying.submit(verify_files, folder, manifest)
             opened = [
-                thread.submit(GraphSession, folder / file, settings.providers, settings.cores)
+                thread.submit(open_session, folder / file)
                 for thread, file in ((opening_vision, VISION_FILE), (opening_text, TEXT_FILE))
             ]
             # Before what ONNX Runtime makes of a damaged file.
@@ -118,10 +126,16 @@ class LoadedModel:
             vision, text = (session.result() for session in opened)
         tokenizer = TextTokenizer(folder / TOKENIZER_FILE, manifest.text)
         model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
+        in_bf16 = OPENVINO in vision.providers and settings.openvino_precision == "bf16"
         for golden in manifest.golden:
-            model._check(golden)
+            model._check(golden, GOLDEN_COSINE["bf16" if in_bf16 else manifest.precision])
         model._warm()
         log.info("model is loaded", model=manifest.name, vision=vision.providers, text=text.providers)
+        if manifest.precision == "int8" and OPENVINO in vision.providers:
+            log.warning(
+                "OpenVINO takes longer for an int8 bundle than for one at fp32; serve the fp32 bundle",
+                model=manifest.name,
+            )
         for tower, session in (("vision", vision), ("text", text)):
             for rank, provider in enumerate(session.providers):
                 metrics.PROVIDERS.labels(manifest.name, tower, provider, rank).set(1)
@@ -198,7 +212,7 @@ class LoadedModel:
         embeddings = self._text.run(input_ids=input_ids, attention_mask=attention_mask)
         return [_finite(vector) for vector in embeddings]
 
-    def _check(self, golden: Golden) -> None:
+    def _check(self, golden: Golden, least_cosine: float) -> None:
         name = self._manifest.name
         what = (
             f"the text {golden.text!r}" if golden.text is not None else f"the generated picture {golden.picture_seed}"
@@ -214,11 +228,11 @@ class LoadedModel:
                 f"{self._manifest.dimension} and its golden pairs have {expected.size}; export the bundle again"
             )
         cosine = float(vector @ expected / (np.linalg.norm(vector) * np.linalg.norm(expected)))
-        limit = GOLDEN_COSINE[self._manifest.precision]
-        if not cosine >= limit:
+        if not cosine >= least_cosine:
             raise StartupError(
                 f"the model {name!r} does not give what it gave when it was exported: for {what} the cosine to the "
-                f"golden embedding is {cosine:.5f}, below {limit}; export the bundle again on this kind of machine"
+                f"golden embedding is {cosine:.5f}, below {least_cosine}; export the bundle again on this kind of "
+                "machine"
             )
 
     def _embed(self, golden: Golden) -> Vector:

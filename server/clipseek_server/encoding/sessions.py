@@ -1,8 +1,10 @@
 """ONNX Runtime: opening a graph on the providers asked for, and running it."""
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,11 @@ import onnxruntime as ort
 
 from clipseek_server.errors import StartupError
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+OPENVINO = "OpenVINOExecutionProvider"
+
+_EXTRAS = {"onnxruntime": "server", "onnxruntime-gpu": "server-gpu", "onnxruntime-openvino": "server-openvino"}
+"""The extra that brings each of ONNX Runtime's distributions."""
+
 _ERRORS_ONLY = 3
 
 
@@ -21,13 +27,20 @@ class GraphSession:
         path: The ONNX file.
         providers: ONNX Runtime's execution providers in order of preference.
         threads: Threads that one run may use.
+        openvino_precision: What OpenVINO computes in.
 
     Raises:
         StartupError: The graph cannot be loaded, or a provider was not got and no later one either.
     """
 
-    def __init__(self, path: Path, providers: Sequence[str], threads: int) -> None:
-        check_runtime()
+    def __init__(
+        self,
+        path: Path,
+        providers: Sequence[str],
+        threads: int,
+        *,
+        openvino_precision: Literal["f32", "bf16"] = "f32",
+    ) -> None:
         available = ort.get_available_providers()
         wanted = [provider for provider in providers if provider in available]
         if not wanted:
@@ -35,8 +48,12 @@ class GraphSession:
         if "CUDAExecutionProvider" in wanted:
             # CUDA and cuDNN came as wheels, where the loader does not look.
             ort.preload_dlls()
+        configured = [
+            (provider, _openvino_options(threads, openvino_precision) if provider == OPENVINO else {})
+            for provider in wanted
+        ]
         try:
-            self._session = ort.InferenceSession(str(path), _options(threads), providers=wanted)
+            self._session = ort.InferenceSession(str(path), _options(threads), providers=configured)
         except Exception as error:
             raise StartupError(f"{path} cannot be loaded: {error}") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
@@ -53,16 +70,16 @@ class GraphSession:
 
 
 def check_runtime() -> None:
-    """Refuse an environment with both of ONNX Runtime's distributions: they overwrite each other's files.
+    """Refuse an environment with two of ONNX Runtime's distributions: they overwrite each other's files.
 
     Raises:
-        StartupError: Both are installed.
+        StartupError: More than one is installed.
     """
-    installed = [name for name in _RUNTIMES if _is_installed(name)]
+    installed = [name for name in _EXTRAS if _is_installed(name)]
     if len(installed) > 1:
         raise StartupError(
-            f"{' and '.join(installed)} are both installed and overwrite each other; run "
-            f"'pip uninstall -y {' '.join(installed)}', then install the extra server or server-gpu, not both"
+            f"{' and '.join(installed)} are installed and overwrite each other; run "
+            f"'pip uninstall -y {' '.join(installed)}', then install one of the extras {', '.join(_EXTRAS.values())}"
         )
 
 
@@ -87,8 +104,15 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
+def _openvino_options(threads: int, precision: str) -> dict[str, str]:
+    # It has threads of its own, and would choose the precision by what the processor can.
+    config = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}
+
+
 def _not_got(asked: Sequence[str], got: Sequence[str]) -> str:
     return (
         f"none of the providers asked for ({', '.join(asked)}) could be used, only {', '.join(got)}; "
-        "check the drivers and that the extra server-gpu is installed, or add CPUExecutionProvider to the setting"
+        "CUDA needs its driver and the extra server-gpu, OpenVINO the extra server-openvino; or add "
+        "CPUExecutionProvider to the setting"
     )

@@ -57,7 +57,7 @@ def test_one_runtime_is_fine():
     check_runtime()
 
 
-def test_both_runtimes_are_refused(monkeypatch, tmp_path):
+def test_two_runtimes_are_refused(monkeypatch, tmp_path):
     for name in ("onnxruntime", "onnxruntime_gpu"):
         folder = tmp_path / f"{name}-1.0.dist-info"
         folder.mkdir()
