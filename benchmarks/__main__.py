@@ -8,7 +8,7 @@ import importlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 SECTIONS = ("limit", "engine", "peers", "mixed", "scale", "loading", "milvus", "memory")
 
@@ -16,18 +16,27 @@ SECTIONS = ("limit", "engine", "peers", "mixed", "scale", "loading", "milvus", "
 def main() -> None:
     """Run the sections, each writing its part of the results as soon as it has it."""
     # Here, so that the load generator's processes, which import this module too, stay light.
-    from benchmarks.bench import PROFILES, Bench
+    from benchmarks.bench import PRECISIONS, PROFILES, Bench, Profile
     from benchmarks.machine import Theft, commit, facts
     from benchmarks.workspace import Workspace
+    from clipseek_server.encoding.bundle import Precision
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("profile", choices=PROFILES, nargs="?", default="short", help="how much (default: short)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="only these")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="for models, data and results")
     parser.add_argument("--results", type=Path, help="the JSON file (default: FOLDER/PROFILE.json); updated by section")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=get_args(Precision),
+        default=PRECISIONS,
+        help="of the sections limit and engine; fp16 for a GPU (default: fp32 int8)",
+    )
     options = parser.parse_args()
 
-    bench = Bench(PROFILES[options.profile], Workspace(options.folder, small=PROFILES[options.profile].small))
+    profile: Profile = PROFILES[options.profile]
+    bench = Bench(profile, Workspace(options.folder, small=profile.small), options.precisions)
     path: Path = options.results or options.folder / f"{options.profile}.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     machine = facts(options.folder)

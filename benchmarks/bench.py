@@ -1,5 +1,6 @@
 """What every section works with: how long to measure, a workspace, servers and loads."""
 
+import json
 import math
 import statistics
 import sys
@@ -15,6 +16,8 @@ from clipseek.bench import ClosedLoop, Load, LoadResult, OpenLoop, Target, gener
 from clipseek_server.encoding.bundle import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
+_IN_MEMORY = "collection is in memory"
 
 _CALLS_OF_A_LOAD = 20_000
 """More than any makes, so that no sentence comes twice; more than the server's cache of texts holds."""
@@ -79,10 +82,12 @@ class Bench:
     Attributes:
         profile: How much is measured.
         workspace: Where things are.
+        precisions: Of the sections that compare them with what ONNX Runtime does alone.
     """
 
     profile: Profile
     workspace: Workspace
+    precisions: Sequence[Precision] = PRECISIONS
     _next_call: int = field(default=0, init=False)
 
     @contextmanager
@@ -167,7 +172,14 @@ class Bench:
 
 def in_memory(log: Path) -> bool:
     """Whether the server of that log has its collection in memory."""
-    return "collection is in memory" in log.read_text()
+    return _IN_MEMORY in log.read_text()
+
+
+def resident_seconds(log: Path) -> dict[str, float]:
+    """What that server's log says of how long it took."""
+    line = next(line for line in log.read_text().splitlines() if _IN_MEMORY in line)
+    said = json.loads(line)
+    return {name: said[name] for name in ("seconds", "codes_seconds")}
 
 
 def medians(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds
+from benchmarks.bench import Bench, medians, milliseconds
 from benchmarks.machine import cores
 from benchmarks.programs import CpuMeter, Program, free_address, grpc_serves, running
 from benchmarks.sections.limit import Alone
@@ -31,7 +31,7 @@ ROWS = 10_000
 
 def measure(bench: Bench) -> dict[str, Any]:
     """By precision: pictures through each layer, where a search's time goes, and a bulk import."""
-    return {precision: _measure(bench, precision) for precision in PRECISIONS}
+    return {precision: _measure(bench, precision) for precision in bench.precisions}
 
 
 def _measure(bench: Bench, precision: Precision) -> dict[str, Any]:

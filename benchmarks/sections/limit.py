@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from benchmarks.bench import PRECISIONS, Bench, medians
+from benchmarks.bench import Bench, medians
 from benchmarks.machine import cores
 from clipseek.bench.sentences import sentence
 from clipseek_server.config import Settings
@@ -22,6 +22,9 @@ from clipseek_server.images.thumbnails import make_thumbnail
 BATCHES = (1, 2, 4, 8, 16, 32)
 SPINNING_BATCHES = (1, 8, 32)
 TOKENS = (8, 16, 32, 77)
+
+_OF_A_CPU = ("fp32", "int8")
+"""Precisions in which ONNX Runtime multiplies matrices on a CPU."""
 
 _MATRIX = 2048
 _MAX_PIXELS = 100_000_000
@@ -89,12 +92,12 @@ def measure(bench: Bench) -> dict[str, Any]:
     pictures = bench.workspace.pictures()
     flops = vision_flops(bench.workspace.checkpoint())
     found: dict[str, Any] = {"picture_gflop": flops / 1e9}
-    for precision in PRECISIONS:
+    for precision in bench.precisions:
         bundle = bench.workspace.bundle(precision)
         server, spinning = Alone(bundle), Alone(bundle, spinning=True)
         turns = [
             {
-                "gemm_gflops": gemm_gflops(precision, seconds),
+                **({"gemm_gflops": gemm_gflops(precision, seconds)} if precision in _OF_A_CPU else {}),
                 "pictures": {str(batch): server.pictures(batch, seconds) for batch in BATCHES},
                 "pictures_spinning": {str(batch): spinning.pictures(batch, seconds) for batch in SPINNING_BATCHES},
                 "text_ms": {str(count): server.tokens(count, seconds / 2) for count in TOKENS},
