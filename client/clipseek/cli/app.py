@@ -4,6 +4,7 @@ import typer
 
 from clipseek.cli.bench import bench
 from clipseek.cli.collections import check, collections, drop, rebuild
+from clipseek.cli.help import help_text
 from clipseek.cli.images import delete, get, list_images
 from clipseek.cli.importing import import_pictures
 from clipseek.cli.info import info
@@ -22,8 +23,13 @@ A first try, with a server running (clipseek-server serve):
 
   clipseek search --image cat.jpg --json
 
-Exit codes: 0 all well; 1 refused, not found, a file that cannot be read, or some pictures failed; 2 wrong usage; 3 the
-server is away, overloaded or too slow, and a later try may help; 130 interrupted.
+Exit codes:
+
+  0    all well
+  1    refused, not found, a file that cannot be read, or some pictures failed
+  2    wrong usage
+  3    the server is away, overloaded or too slow, and a later try may help
+  130  interrupted
 """
 
 app = typer.Typer(
@@ -31,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.callback(help=_HELP)(root)
+app.callback(help=help_text(_HELP))(root)
 app.command("import")(import_pictures)
 app.command()(search)
 app.command()(get)

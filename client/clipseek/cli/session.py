@@ -14,6 +14,7 @@ import typer
 
 from clipseek import Client, ClipseekError, Tls
 from clipseek.channel import credentials, endpoint, token_metadata
+from clipseek.cli.help import help_text
 from clipseek.cli.output import Output
 from clipseek.requests import is_text
 
@@ -213,6 +214,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     vars(run)["__signature__"] = inspect.Signature(parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
+    run.__doc__ = help_text(function.__doc__ or "")
     return run
 
 

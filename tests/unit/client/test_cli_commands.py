@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,29 @@ def test_help_teaches_by_example() -> None:
     assert result.returncode == 0
     assert 'clipseek search "a cat asleep on a sofa"' in result.stdout
     assert "--server" in result.stdout
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_keeps_examples_apart_and_breaks_lines_where_the_terminal_ends(
+    run: Any, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert len(commands) == 12
+    for command in commands:
+        prose = run(command, "--help").stdout.partition("╭")[0].splitlines()
+        examples = [line for line in prose if line.lstrip().startswith("clipseek")]
+        assert examples
+        # What stands around the help's text is one column; a long one goes on in the next line.
+        assert all(re.match(r" {3}clipseek ", line) for line in examples), prose
+        for paragraph in "\n".join(line[1:].rstrip() for line in prose).strip().split("\n\n"):
+            for line, following in pairwise([] if paragraph.startswith(" ") else paragraph.splitlines()):
+                # Broken because the next word had no place there, and for no other reason.
+                assert len(line) + 1 + len(following.split()[0]) > width - 2, paragraph
+    prose = run("--help").stdout.partition("╭")[0].splitlines()
+    codes = [line.split()[0] for line in prose[prose.index(" Exit codes:".ljust(width)) :] if line.strip()]
+    assert [code for code in codes if code.isdecimal()] == ["0", "1", "2", "3", "130"]
+    assert sum("  clipseek " in line for line in prose) == 3
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
