@@ -1,6 +1,7 @@
 """``clipseek get``, ``list`` and ``delete``."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -75,20 +76,18 @@ def list_images(
       clipseek list --filter 'media_type == "image/png"' --json | jq -r .image_id
     """
     output = session.output
-    rows = []
     with session.client() as client:
         images = client.list(collection=session.collection, filter=filter, consistency=consistency)
-        for number, image in enumerate(images, 1):
-            if session.json:
+        wanted = islice(images, limit or None)
+        if session.json:
+            for image in wanted:
                 output.value(image)
-            else:
-                size = f"{image.width}x{image.height}"
-                rows.append((image.image_id, size, image.media_type, f"{image.size_bytes:,}", image.metadata))
-            if number == limit:
-                break
-    if not session.json:
-        columns = ("id", "size", "type", "bytes", "metadata")
-        output.table(columns, rows, right=frozenset({"size", "bytes"}))
+            return
+        rows = (
+            (image.image_id, f"{image.width}x{image.height}", image.media_type, f"{image.size_bytes:,}", image.metadata)
+            for image in wanted
+        )
+        output.listing(("id", "size", "type", "bytes", "metadata"), rows, right=frozenset({"size", "bytes"}))
 
 
 @command

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
 
 import typer
@@ -14,6 +15,9 @@ from rich.text import Text
 
 # Lines that go to a file or a pipe are not broken at the width of a terminal.
 _PIPE_WIDTH = 240
+
+_MEASURED_ROWS = 100
+"""A page of a listing: so many rows say how wide its columns are."""
 
 
 class Output:
@@ -41,6 +45,29 @@ class Output:
             table.add_row(*(clean(cell) for cell in row))
         self._out.print(table)
 
+    def listing(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: frozenset[str] = frozenset()
+    ) -> None:
+        """Rows as they come, however many, each in one line; columns are as wide as the first of them need.
+
+        A cell that is longer moves what stands right of it; the last column may be of any length.
+        """
+        lines = ([one_line(cell) for cell in row] for row in rows)
+        first = list(islice(lines, _MEASURED_ROWS))
+        widths = [max(map(len, cells)) for cells in zip(columns, *first, strict=True)]
+        widths[-1] = 0
+
+        def aligned(cells: Iterable[str]) -> str:
+            padded = (
+                cell.rjust(width) if column in right else cell.ljust(width)
+                for column, cell, width in zip(columns, cells, widths, strict=True)
+            )
+            return "  ".join(padded).rstrip()
+
+        self._out.print(Text(aligned(columns), style="bold"), soft_wrap=True)
+        for cells in chain(first, lines):
+            typer.echo(aligned(cells))
+
     def facts(self, facts: Mapping[str, object]) -> None:
         """Names and values, one a line."""
         table = Table(box=None, show_header=False, pad_edge=False)
@@ -57,8 +84,22 @@ class Output:
 
 def clean(value: object) -> Text:
     """A value as text that can do nothing to a terminal."""
-    text = value if isinstance(value, str) else compact(value)
-    return Text("".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text))
+    return Text("\n".join(_printable(line) for line in _as_text(value).split("\n")))
+
+
+def one_line(value: object) -> str:
+    """A value as text that can do nothing to a terminal and breaks no line."""
+    return _printable(_as_text(value).replace("\n", " "))
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else compact(value)
+
+
+def _printable(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 def compact(value: object) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from clipseek.cli.app import app
+from clipseek.cli.output import Output
 from clipseek.v1 import image_pb2
 from pictures import out_of_reach
 from small_server import Failure, SmallServer
@@ -306,6 +308,30 @@ def test_list(run: Any, server: SmallServer) -> None:
     assert [json.loads(row)["image_id"] for row in rows] == list("abcde")
     table = run("list", "--limit", 2).stdout.splitlines()
     assert [line.split()[0] for line in table] == ["id", "a", "b"]
+
+
+def test_list_prints_what_has_come(capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[tuple[object, ...]]:
+        for number in range(300):
+            yield f"id-{number}", number, {"album": "a\x1b[31m\nb"}
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) == 301
+        assert printed[1] == "id-0        0  album=a\N{REPLACEMENT CHARACTER}[31m b"
+        # Wider than the first hundred.
+        assert printed[-1] == "id-299     299  album=a\N{REPLACEMENT CHARACTER}[31m b"
+        yield "id-300", 10**6, {}
+
+    Output(json=False).listing(("id", "number", "metadata"), rows(), right=frozenset({"number"}))
+    assert capsys.readouterr().out.splitlines() == ["id-300  1000000"]
+
+
+def test_list_breaks_no_line_however_long_it_is(run: Any, server: SmallServer) -> None:
+    long = "word " * 200
+    for name in "abc":
+        server.store(name.encode(), name, metadata={"text": long})
+    rows = run("list").stdout.splitlines()
+    assert [row.split()[:5] for row in rows[1:]] == [[name, "8x6", "image/png", "1", "text=word"] for name in "abc"]
+    assert all(row.endswith(f"text={long.rstrip()}") for row in rows[1:])
 
 
 def test_delete_asks_first(run: Any, server: SmallServer) -> None:
