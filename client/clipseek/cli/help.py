@@ -6,8 +6,8 @@ import inspect
 def help_text(text: str) -> str:
     """A text for ``--help``, from one as docstrings have it.
 
-    Typer keeps line breaks, and takes away the margin of what follows the first paragraph. So paragraphs become one line
-    each, which breaks where the terminal ends, and what is indented (examples, lists) keeps its lines and its margin.
+    Typer keeps line breaks, and takes away the margin of what follows the first paragraph. So paragraphs become one
+    line each, which breaks where the terminal ends, and what is indented (examples, lists) keeps lines and margin.
     """
     first, *others = (
         paragraph if paragraph.startswith(" ") else " ".join(paragraph.split())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
 import typer
 from rich.progress import (
@@ -24,9 +24,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clipseek import BulkResult, Client, ClipseekError, InsertItem, InvalidArgumentError
+from clipseek import BulkResult, Client, ClipseekError, Image, InsertItem, InvalidArgumentError
 from clipseek.cli.files import Found, check_writable, find, readable
-from clipseek.cli.metadata import Attached, pairs, read_table
+from clipseek.cli.metadata import FILE, Attached, pairs, read_table
 from clipseek.cli.output import Output, plain_json
 from clipseek.cli.session import FAILED, TRY_AGAIN, Session, command
 from clipseek.requests import OnExists
@@ -113,9 +113,9 @@ def import_pictures(
             task = progress.add_task("storing", total=len(pictures))
             # More than the server takes would wait for each other.
             streams = min(workers, client.info().limits.max_bulk_streams)
-            for file, result in _store(client, wanted, session.collection, on_exists, streams, patience):
+            for done in _store(client, wanted, session.collection, on_exists, streams, patience):
                 progress.advance(task)
-                report.add(file, result)
+                report.add(done)
     except (ClipseekError, KeyboardInterrupt) as error:
         report.unanswered(pictures, error)
         report.end(failures)
@@ -141,6 +141,19 @@ class _Wanted:
         image_id, metadata = attached.of(file.name)
         return cls(file, InsertItem(file.path, image_id, metadata))
 
+    def is_described_by(self, stored: Image) -> bool:
+        """Whether what is stored has the metadata asked for. Of a picture with two names either is right."""
+        asked = self.item.metadata or {}
+        return all(key == FILE or (key in stored.metadata and stored.metadata[key] == asked[key]) for key in asked)
+
+
+class _Done(NamedTuple):
+    """What became of a file; ``keeps_other_metadata`` where it stays stored with other than asked for."""
+
+    file: Found
+    result: BulkResult
+    keeps_other_metadata: bool = False
+
 
 class _Shared(Generic[T]):
     """An iterator that several threads take from."""
@@ -156,9 +169,9 @@ class _Shared(Generic[T]):
 
 def _store(
     client: Client, wanted: list[_Wanted], collection: str, on_exists: OnExists, workers: int, patience: float
-) -> Iterator[tuple[Found, BulkResult]]:
+) -> Iterator[_Done]:
     """What became of each, in any order; raises what ended a worker before its time."""
-    results: SimpleQueue[tuple[Found, BulkResult] | Exception | None] = SimpleQueue()
+    results: SimpleQueue[_Done | Exception | None] = SimpleQueue()
     shared = _Shared(iter(wanted))
 
     def work() -> None:
@@ -172,7 +185,7 @@ def _store(
 
         try:
             for result in client.insert_many(missing(), collection=collection, on_exists=on_exists, patience=patience):
-                results.put((sent[result.index].file, result))
+                results.put(_Done(sent[result.index].file, result))
         except Exception as error:
             results.put(error)
         else:
@@ -195,7 +208,7 @@ def _not_stored(
     wanted: list[_Wanted],
     collection: str,
     on_exists: OnExists,
-    settle: Callable[[tuple[Found, BulkResult]], None],
+    settle: Callable[[_Done], None],
 ) -> list[_Wanted]:
     """Those that must be sent; of the others the result is handed in."""
     if on_exists == "fail":
@@ -222,7 +235,8 @@ def _not_stored(
             missing.append(each)
         else:
             outcome = "unchanged" if image.content_sha256 == sha256 else _KEPT
-            settle((each.file, BulkResult(-1, each.item, image_id=image_id, outcome=outcome)))
+            result = BulkResult(-1, each.item, image_id=image_id, outcome=outcome)
+            settle(_Done(each.file, result, outcome != _KEPT and not each.is_described_by(image)))
     return missing
 
 
@@ -234,12 +248,15 @@ class _Report:
         self.others = others
         self.failed: list[dict[str, object]] = []
         self.final = False  # whether any of them would fail again
+        self._keep_other_metadata = 0
         self._answered = set[Path]()
         self._without_answer: list[dict[str, object]] = []
         self._lines: list[str] = []
         self._output = output
 
-    def add(self, file: Found, result: BulkResult) -> None:
+    def add(self, done: _Done) -> None:
+        file, result, keeps_other_metadata = done
+        self._keep_other_metadata += keeps_other_metadata
         row: dict[str, object] = {"path": readable(file.path)}
         self._answered.add(file.path)
         if result.error is None:
@@ -271,6 +288,8 @@ class _Report:
             self._output.note(f"no picture: {file.path}")
         if self.counts[_KEPT]:
             self._output.note(f"{_KEPT}: other pictures have these ids; --on-exists replace replaces them")
+        if self._keep_other_metadata:
+            self._output.note(f"{self._keep_other_metadata} keep other metadata; --on-exists replace replaces it")
         if failures is not None:
             no_picture = {"message": "no picture"}
             others = [{"path": readable(file.path), "error": no_picture} for file in self.others if file.named]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,32 @@ def test_import_says_where_another_picture_has_the_id(
         row["image_id"]: row["outcome"] for row in map(json.loads, result.stdout.splitlines())
     }.items()
     assert server.images["007"][1] == b"another picture"
+
+
+def test_import_says_which_keep_other_metadata(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "a.png", folder / "same.png")
+    run("import", folder, "-m", "album=x", "-m", "year=2024.0")
+    for asked, said in (
+        ([], None),
+        (["-m", "album=x", "-m", "year=2024"], None),
+        (["-m", "album=y"], "3 keep other metadata"),
+        (["-m", "place=here"], "3 keep other metadata"),
+        (["-m", "album=y", "--on-exists", "replace"], None),
+    ):
+        result = run("import", folder, *asked)
+        assert result.exit_code == 0
+        if said is None:
+            assert "other metadata" not in result.stderr
+        else:
+            assert f"{said}; --on-exists replace replaces it\n3 unchanged, 2 no pictures\n" in result.stderr
+    # Of some only.
+    table = tmp_path / "table.csv"
+    table.write_text("file,album\ndeep/er/b.png,z\n")
+    assert "1 keep other metadata; " in run("import", folder, "--metadata-from", table).stderr
+    # Where another picture has the id, that is what is said.
+    server.store(b"another picture", "007")
+    table.write_text("file,image_id\na.png,007\n")
+    assert "other metadata" not in run("import", folder, "-m", "album=y", "--metadata-from", table).stderr
 
 
 def test_one_id_that_is_none_leaves_what_is_known_of_the_others(
