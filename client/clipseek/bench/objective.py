@@ -3,12 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from clipseek.bench.results import LoadResult, OperationResult
+from clipseek.bench.results import SHARES_ABOVE, LoadResult, OperationResult, enough_calls
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _PERCENTILES = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p99.9": "p999", "mean": "mean", "max": "max"}
-_SHARES_ABOVE = {"p50": 0.5, "p90": 0.1, "p95": 0.05, "p99": 0.01, "p999": 0.001, "mean": 0.0, "max": 0.0}
-"""Of all calls, how many may lie above a percentile."""
 _PART = re.compile(r"(?:(?P<operation>[a-z_]+)\.)?(?P<what>[a-z0-9.]+)<(?P<limit>\d+(?:\.\d+)?)(?P<unit>us|ms|s|%)")
 
 
@@ -30,7 +28,7 @@ class Condition:
 
     def measured(self, result: LoadResult) -> float | None:
         """What is bounded; ``None`` when there is nothing to measure it of."""
-        found: OperationResult | None = result.operations.get(self.operation) if self.operation else result.total
+        found = self._found(result)
         if found is None:
             return None
         if self.what == "errors":
@@ -42,8 +40,21 @@ class Condition:
         measured = self.measured(result)
         if measured is None or measured >= self.limit:
             return False
-        found = result.operations[self.operation] if self.operation else result.total
-        return self.what == "errors" or found.error_share <= _SHARES_ABOVE[self.what]
+        found = self._found(result)
+        return self.what == "errors" or (found is not None and found.error_share <= SHARES_ABOVE.get(self.what, 0.0))
+
+    def enough_seconds(self, result: LoadResult) -> float | None:
+        """How long to measure for ten calls above the percentile; ``None`` when it was long enough.
+
+        Fewer decide by chance.
+        """
+        found = self._found(result)
+        if found is None or found.latency is None or self.what not in found.latency.unsure:
+            return None
+        return result.seconds * enough_calls(SHARES_ABOVE[self.what]) / found.latency.count
+
+    def _found(self, result: LoadResult) -> OperationResult | None:
+        return result.operations.get(self.operation) if self.operation else result.total
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,15 @@ def to_json(
             "rate": found.rate,
             "failed_rate": found.failed_rate,
             "generator_limit": found.generator_limit,
+            "few_calls": found.few_calls,
             "steps": [
-                {"rate": step.rate, "met": step.met, "why_not": step.why_not, "total": asdict(step.result.total)}
+                {
+                    "rate": step.rate,
+                    "met": step.met,
+                    "why_not": step.why_not,
+                    "few_calls": step.few_calls,
+                    "total": asdict(step.result.total),
+                }
                 for step in found.steps
             ],
         }
@@ -118,13 +125,16 @@ def _search(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
     rows = "".join(
-        f"<tr><td>{step['rate']:.1f}</td><td>{_MET[step['met']]}</td><td>{_cell(step['why_not'])}</td></tr>"
+        f"<tr><td>{step['rate']:.1f}</td><td>{_MET[step['met']]}</td><td>{step['total']['calls']:,}</td>"
+        f"<td>{_cell(step['why_not'])}</td></tr>"
         for step in found["steps"]
     )
     said = f"{found['rate']:.1f} calls a second met the objective" if found["rate"] else "No rate met the objective"
     limit = found["generator_limit"]
     unknown = f"<p>{_cell(generator_limited(limit))}</p>" if limit is not None else ""
-    return f"<h2>{said}.</h2>{unknown}<table><tr><th>rate, /s</th><th></th><th></th></tr>{rows}</table>"
+    few = "".join(f"<p>{_cell(each)}</p>" for each in found["few_calls"])
+    head = "<tr><th>rate, /s</th><th></th><th>calls</th><th></th></tr>"
+    return f"<h2>{said}.</h2>{unknown}{few}<table>{head}{rows}</table>"
 
 
 def _table(result: Mapping[str, Any]) -> str:

@@ -19,6 +19,22 @@ class Latency:
     p999: float
     max: float
 
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """The percentiles above which fewer than ten of the calls lie: these few decide them."""
+        return tuple(name for name, share in SHARES_ABOVE.items() if self.count < enough_calls(share))
+
+
+SHARES_ABOVE = {"p50": 0.5, "p90": 0.1, "p95": 0.05, "p99": 0.01, "p999": 0.001}
+"""Of all calls, how many may lie above a percentile."""
+
+_ENOUGH_ABOVE = 10
+
+
+def enough_calls(share_above: float) -> int:
+    """Of so many calls ten lie above a percentile."""
+    return round(_ENOUGH_ABOVE / share_above)
+
 
 class Point(NamedTuple):
     """A percentile, in [0, 100], and the seconds that so many of the calls did not exceed."""
@@ -102,9 +118,8 @@ class LoadResult:
         latency = self.total.latency
         if self.lateness is None or latency is None:
             return busy
-        # At the percentile that objectives bound: calls may be late by few per cent and yet spoil it. Of fewer calls it
-        # is one of the latest ten, which says little.
-        is_enough = self.lateness.count >= _ENOUGH_FOR_P99
+        # At the percentile that objectives bound: calls may be late by few per cent and yet spoil it.
+        is_enough = "p99" not in self.lateness.unsure
         late, long = (each.p99 if is_enough else each.p95 for each in (self.lateness, latency))
         return busy or late > max(_LATE_SECONDS, _LATE_SHARE * long)
 
@@ -132,5 +147,3 @@ class LoadResult:
 _BUSY_SHARE = 0.8
 _LATE_SHARE = 0.1
 _LATE_SECONDS = 0.002
-_ENOUGH_FOR_P99 = 1000
-"""Calls: ten of them lie above it."""

@@ -26,12 +26,14 @@ class Step:
         result: What they found.
         met: Whether the objective was met; ``None`` when the generator could not keep up, which says nothing.
         why_not: What was not, in words; empty when all was.
+        few_calls: Which percentiles fewer than ten calls decide, in words; empty when more do.
     """
 
     rate: float
     result: LoadResult
     met: bool | None
     why_not: str = ""
+    few_calls: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Found:
             steps=tuple(steps),
             generator_limit=min(agreed(None), default=None),
         )
+
+    @property
+    def few_calls(self) -> tuple[str, ...]:
+        """What fewer than ten calls decided of the rates that were found, in words."""
+        deciding = [step for step in self.steps if step.rate in (self.rate, self.failed_rate) and step.few_calls]
+        return tuple({step.rate: f"at {step.rate:.1f}/s {step.few_calls}" for step in deciding}.values())
 
 
 def generator_limited(rate: float) -> str:
@@ -140,7 +148,17 @@ def _step(rate: float, result: LoadResult, objective: Objective) -> Step:
     broken = [f"{each.text} ({_text(each.what, each.measured(result))})" for each in conditions]
     if result.tail_seconds > max(1.0, _TAIL_SHARE * result.seconds):
         broken.append(f"it fell behind: the last answer came {result.tail_seconds:.1f} s after the last call was due")
-    return Step(rate, result, not broken, "; ".join(broken))
+    return Step(rate, result, not broken, "; ".join(broken), _few_calls(result, objective))
+
+
+def _few_calls(result: LoadResult, objective: Objective) -> str:
+    short = {each.text: seconds for each in objective.conditions if (seconds := each.enough_seconds(result))}
+    if not short:
+        return ""
+    return (
+        f"fewer than ten calls lie above the percentile of {', '.join(short)}, so that chance may decide; "
+        f"--seconds {math.ceil(max(short.values()))} would be enough"
+    )
 
 
 def _text(what: str, measured: float | None) -> str:

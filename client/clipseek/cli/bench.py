@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 Arrivals: TypeAlias = Literal["constant", "poisson"]
 
-_FEW_CALLS = 1000
-"""For a p99.9 that means anything."""
-
 
 @command
 def bench(
@@ -291,6 +288,8 @@ class _Run:
             self._output.note(f"no rate met {objective}")
         if found.generator_limit is not None:
             self._output.note(generator_limited(found.generator_limit))
+        for each in found.few_calls:
+            self._output.note(each)
 
     def _measure(self, shape: "ClosedLoop | OpenLoop") -> "LoadResult":
         from clipseek.bench import ClosedLoop, generate
@@ -319,8 +318,9 @@ class _Run:
             operations = {**result.operations, "all": result.total} if len(result.operations) > 1 else result.operations
             output.table(names, (_row(name, found) for name, found in operations.items()), right=frozenset(names[1:-1]))
         output.note(result.about_generator)
-        if result.total.latency and result.total.latency.count < _FEW_CALLS:
-            output.note(f"p99.9 says little of {result.total.latency.count:,} calls")
+        if result.total.latency and (unsure := result.total.latency.unsure):
+            count, above = result.total.latency.count, ", ".join(unsure).replace("p999", "p99.9")
+            output.note(f"fewer than ten of {count:,} calls lie above {above}: these say little")
 
 
 _MANY_CALLS = 1_000_000_000

@@ -231,3 +231,28 @@ def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
     )
     (tmp_path / "run.json").write_text(text)
     assert len(read_json(tmp_path / "run.json")["results"]) == 2
+
+
+def test_what_few_calls_decide_is_said() -> None:
+    def found(text: str, calls: int) -> Found:
+        return search(lambda rate: result(0.2 if rate > 10 else 0.01, calls=calls), Objective.parse(text), begin=10.0)
+
+    few = found("p99<50ms,p90<40ms,errors<1%,max<1s", 400)
+    # Both rates that were found rest on measurements of ten seconds.
+    assert few.few_calls == tuple(
+        f"at {rate:.1f}/s fewer than ten calls lie above the percentile of p99<50ms, so that chance may decide; "
+        "--seconds 25 would be enough"
+        for rate in (few.rate, few.failed_rate)
+    )
+    assert all(step.few_calls for step in few.steps)
+    assert found("p99<50ms", 1000).few_calls == ()
+    assert found("mean<50ms,p50<40ms", 20).few_calls == ()
+    assert "--seconds 100 would" in found("p99.9<50ms", 1000).few_calls[0]
+    assert "--seconds 10000 would" in found("search_text.p99<50ms", 1).few_calls[0]
+    # Where nothing was answered, that is what is to be said.
+    assert found("p99<50ms", 0).few_calls == ()
+
+    document = json.loads(to_json({}, {"10 calls a second": few.steps[0].result}, few))
+    assert document["search"]["few_calls"] == list(few.few_calls)
+    assert [step["few_calls"] for step in document["search"]["steps"]] == [step.few_calls for step in few.steps]
+    assert few.few_calls[0].replace("<", "&lt;") in to_html({"measured": "", **document})

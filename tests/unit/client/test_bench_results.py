@@ -100,3 +100,20 @@ def test_sentences_are_distinct() -> None:
     assert len(sentences) == len(numbers)
     assert sentence(COUNT) == sentence(0)
     assert {word for each in sentences for word in each.split()} == set(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("calls", "unsure"),
+    [
+        (1, ("p50", "p90", "p95", "p99", "p999")),
+        (19, ("p50", "p90", "p95", "p99", "p999")),
+        (20, ("p90", "p95", "p99", "p999")),
+        (999, ("p99", "p999")),
+        (1_000, ("p999",)),
+        (10_000, ()),
+    ],
+)
+def test_percentiles_above_which_few_calls_lie_are_unsure(calls: int, unsure: tuple[str, ...]) -> None:
+    latency = Histogram.of([0.01] * calls).latency()
+    assert latency is not None
+    assert latency.unsure == unsure
