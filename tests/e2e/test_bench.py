@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,15 @@ def test_the_command_measures_keeps_draws_and_compares(run, target, tmp_path):
     document = json.loads((tmp_path / "one.json").read_text())
     assert [result["load"] for result in document["results"]] == ["1 caller", "2 callers"]
     assert document["seed"] == 0
+    said = " ".join(done.stderr.split())
+    for result in document["results"]:
+        # Whether it is worth a word depends on the machine.
+        total = {name: found["stages"]["total"] for name, found in result["operations"].items()}
+        assert set(total) == {"search_text", "search_image", "insert"}
+        mean = {name: found["latency"]["mean"] for name, found in result["operations"].items()}
+        short = [name for name in total if mean[name] - total[name] > 0.1 * mean[name]]
+        assert re.findall(r"ms \((\w+)\)", result["about_latencies"]) == short
+        assert result["about_latencies"] in said
     assert (tmp_path / "one.html").read_text().count("<svg") == 4
     done = run("--compare", "one.json", "one.json")
     assert done.returncode == 0, done.stderr

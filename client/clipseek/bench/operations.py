@@ -95,12 +95,12 @@ class _Operations:
         return Done()
 
     async def insert(self, number: int) -> Done:
-        await self._client.insert(
+        inserted = await self._client.insert(
             await self._picture(number),
             image_id=f"{self._target.id_prefix}-{number}",
             collection=self._target.collection,
         )
-        return Done()
+        return Done(stages=_stages(inserted.timing))
 
     async def bulk_import(self, number: int) -> Done:
         failures: Counter[str] = Counter()

@@ -150,7 +150,8 @@ def _table(result: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{title} ms</th>" for title in _COLUMNS.values())
     titles = f"<tr><th></th><th>calls</th><th>/s</th>{head}<th>errors</th></tr>"
     table = f"<h2>{_cell(result['load'])}</h2><table>{titles}{''.join(rows)}</table>"
-    return f"{table}<p>{_cell(result['about_generator'])}</p>"
+    notes = (result["about_latencies"], result["about_generator"])
+    return table + "".join(f"<p>{_cell(note)}</p>" for note in notes if note)
 
 
 _MET = {True: "met", False: "not met", None: "unknown"}

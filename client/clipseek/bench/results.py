@@ -68,6 +68,16 @@ class OperationResult:
         """Of items, in [0, 1]; a call that failed as a whole counts as one."""
         return error_share(self.errors, self.items)
 
+    @property
+    def seconds_outside(self) -> float | None:
+        """Mean seconds of a call that are not on the server's clock; ``None`` where the server says none of its own.
+
+        They pass in the generator, on the way, and in a busy server before it takes the call up.
+        """
+        if self.latency is None or "total" not in self.stages:
+            return None
+        return self.latency.mean - self.stages["total"]
+
 
 def error_share(errors: Mapping[str, int], items: int) -> float:
     """Of what failed by status, among that and the items that did not."""
@@ -135,15 +145,34 @@ class LoadResult:
         )
         return f"The generator used {cores:.2f} cores in {self.processes} process(es){late}.{busy}"
 
+    @property
+    def about_latencies(self) -> str:
+        """How much of them is not the server's, in words; empty where that is no more than a tenth."""
+        parts = [
+            f"{outside * 1000:.1f} of {found.latency.mean * 1000:.1f} ms ({name})"
+            for name, found in self.operations.items()
+            if (outside := found.seconds_outside) is not None
+            and found.latency is not None
+            and outside > _OUTSIDE_SHARE * found.latency.mean
+        ]
+        if not parts:
+            return ""
+        return (
+            f"Of these latencies {', '.join(parts)} in the mean are not on the server's clock: they pass in the "
+            "generator itself, on the way, and before a busy server takes a call up."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; times in seconds."""
         return {
             **asdict(self),
             "is_generator_busy": self.is_generator_busy,
             "about_generator": self.about_generator,
+            "about_latencies": self.about_latencies,
         }
 
 
 _BUSY_SHARE = 0.8
 _LATE_SHARE = 0.1
 _LATE_SECONDS = 0.002
+_OUTSIDE_SHARE = 0.1

@@ -1,5 +1,6 @@
 """What a load's numbers mean."""
 
+import html
 import json
 import math
 import pickle
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from clipseek.bench.histogram import Histogram
 from clipseek.bench.plan import Done
 from clipseek.bench.recording import Recording, merge
+from clipseek.bench.report import to_html, to_json
 from clipseek.bench.sentences import COUNT, WORDS, sentence
 
 
@@ -117,3 +119,31 @@ def test_percentiles_above_which_few_calls_lie_are_unsure(calls: int, unsure: tu
     latency = Histogram.of([0.01] * calls).latency()
     assert latency is not None
     assert latency.unsure == unsure
+
+
+def test_what_is_not_on_the_servers_clock_is_said_of_short_latencies() -> None:
+    recording = Recording(0.0, 10.0)
+    for _ in range(10):
+        recording.add("short", 1.0, 0.0035, Done(stages={"total": 0.002}))
+        recording.add("long", 1.0, 0.0415, Done(stages={"total": 0.040}))
+        recording.add("silent", 1.0, 0.001, Done())
+    recording.add("failed", 1.0, 0.001, "UNAVAILABLE")
+    result = merge([recording])
+    outside = {name: found.seconds_outside for name, found in result.operations.items()}
+    assert outside == {
+        "short": pytest.approx(0.0015),
+        "long": pytest.approx(0.0015),
+        "silent": None,
+        "failed": None,
+    }
+    assert result.about_latencies == (
+        "Of these latencies 1.5 of 3.5 ms (short) in the mean are not on the server's clock: they pass in the "
+        "generator itself, on the way, and before a busy server takes a call up."
+    )
+    document = json.loads(to_json({}, {"a load": result}))
+    assert document["results"][0]["about_latencies"] == result.about_latencies
+    assert f"<p>{html.escape(result.about_latencies)}</p>" in to_html(document)
+
+    long = Recording(0.0, 10.0)
+    long.add("long", 1.0, 0.0415, Done(stages={"total": 0.040}))
+    assert merge([long]).about_latencies == ""
