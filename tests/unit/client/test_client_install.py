@@ -1,5 +1,6 @@
 """``pip install clipseek`` in a fresh environment: small, no server inside, and it says what the command needs."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -32,8 +33,15 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    pip = [venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    done = subprocess.run([*pip, source], capture_output=True, text=True)
+    # What the caller imports from elsewhere is not installed, and pip must not take it for that.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        path = venv / "bin" / command
+        return subprocess.run([path, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    pip = ("python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    done = run(*pip, str(source))
     assert done.returncode == 0, done.stderr
 
     [packages] = venv.glob("lib/python*/site-packages")
@@ -46,23 +54,23 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     # Parts that others need, and what takes long to import.
     others = {"clipseek.cli", "clipseek.bench", "clipseek.gallery", "urllib.request", "google.protobuf.json_format"}
     code = f"import sys, clipseek; print(sorted({others} & {{*sys.modules}}))"
-    run = subprocess.run([venv / "bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert (run.returncode, run.stdout) == (0, "[]\n"), run.stderr
+    imported = run("python", "-c", code)
+    assert (imported.returncode, imported.stdout) == (0, "[]\n"), imported.stderr
 
     code = "import clipseek, clipseek.gallery; clipseek.gallery.gallery_html([]); print(clipseek.__version__)"
-    run = subprocess.run([venv / "bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    command = subprocess.run([venv / "bin/clipseek", "info"], cwd=tmp_path, capture_output=True, text=True)
+    imported = run("python", "-c", code)
+    assert imported.returncode == 0, imported.stderr
+    command = run("clipseek", "info")
     assert command.returncode == 2
     assert "pip install '.[cli]'" in command.stderr
 
-    done = subprocess.run([*pip, f"{source}[cli]"], capture_output=True, text=True)
+    done = run(*pip, f"{source}[cli]")
     assert done.returncode == 0, done.stderr
     _, everything = installed_bytes(packages)
     assert everything <= CLI_LIMIT_COMPILED
-    command = subprocess.run([venv / "bin/clipseek", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    command = run("clipseek", "--help")
     assert (command.returncode, "bench" in command.stdout) == (0, True)
     for extra in ("bench", "ui"):
-        command = subprocess.run([venv / "bin/clipseek", extra], cwd=tmp_path, capture_output=True, text=True)
+        command = run("clipseek", extra)
         assert command.returncode == 2
         assert f"'.[{extra}]'" in command.stderr
