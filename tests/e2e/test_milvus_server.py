@@ -29,6 +29,7 @@ from clipseek_server.errors import (
     IndexUnavailable,
 )
 from clipseek_server.index import holds
+from clipseek_server.index import milvus as milvus_index
 from clipseek_server.index.filters import parse_filter
 from clipseek_server.index.generations import Generations
 from clipseek_server.index.holds import LEASE_SECONDS
@@ -280,6 +281,66 @@ async def test_an_alias_that_somebody_moves_is_followed(index: MilvusIndex, tmp_
         assert followed.info.generation == new.info.generation
         assert [hit.record.image_id for hit in await nearest(followed, vector(1))] == ["a"]
         assert await index.settle(new.info)
+
+
+async def test_one_alias_of_hundreds_is_followed_in_a_few_turns(index: MilvusIndex, tmp_path: Path) -> None:
+    """A few calls of Milvus at a time: as many as the barrier waits for, and never more."""
+    old, new = await make(index, "many"), await make(index, "flipped")
+    names = [f"many_{number:03d}" for number in range(300)]
+    for name in names:
+        await index._connection.call_catalogue(MilvusClient.create_alias, old.info.generation, name)
+    side_by_side = threading.Barrier(milvus_index._LOOKS)
+    under_way: list[int] = []
+
+    def count(_: grpc.ServicerContext) -> None:
+        under_way.append(proxy.under_way)
+
+    def wait(context: grpc.ServicerContext) -> None:
+        side_by_side.wait(60)
+        count(context)
+
+    with milvus_proxy.proxied(f"127.0.0.1:{milvus_server.PORT}") as proxy:
+        async with _connected(tmp_path / "other", milvus_uri=f"http://{proxy.address}") as other:
+            for name in names:
+                assert (await other.open(name)).info == old.info
+            await index._connection.call_catalogue(MilvusClient.alter_alias, new.info.generation, names[-1])
+            proxy.before["DescribeCollection"] = [wait] * milvus_index._LOOKS + [count] * 1000
+            turns = 0
+            while (await other.open(names[-1])).info == old.info:
+                turns += 1
+                assert turns <= 3, "it is not followed"
+                await other.follow()
+            assert {(await other.open(name)).info.generation for name in names[:-1]} == {old.info.generation}
+    assert max(under_way) == milvus_index._LOOKS
+
+
+async def test_what_another_server_replaced_or_dropped_is_closed(index: MilvusIndex, tmp_path: Path) -> None:
+    replaced, dropped, kept = [await make(index, f"{name}_elsewhere") for name in ("replaced", "dropped", "kept")]
+    async with _connected(tmp_path / "other") as other:
+        theirs = {name: await other.open(f"{name}_elsewhere") for name in ("replaced", "dropped", "kept")}
+        built = await other.begin_generation(kept.info, precision="fp32")
+        new = await index.begin_generation(replaced.info, precision="fp32")
+        await index.publish(new.info)
+        assert await index.settle(new.info)
+        await index.drop("dropped_elsewhere", dropped.info.uid)
+
+        # One that is asked for before the alias is looked at, and one that nobody asks for any more.
+        with pytest.raises(CollectionGone):
+            await theirs["replaced"].upsert(row("late"), Call())
+        reopened = await other.open("replaced_elsewhere")
+        await other.follow()
+        assert other._collections.keys() == {
+            collection.info.generation for collection in (theirs["kept"], built, reopened)
+        }
+        for gone in (theirs["replaced"], theirs["dropped"]):
+            assert gone.gone
+            with pytest.raises(CollectionGone):
+                await nearest(gone, vector(1))
+        assert await other.open("kept_elsewhere") is theirs["kept"]
+        await built.upsert(row("a", 1), Call())
+        assert not await other.settle(built.info)
+        await other.follow()
+        assert other._collections.keys() == {theirs["kept"].info.generation, new.info.generation}
 
 
 async def test_no_server_writes_to_what_another_rebuilds(server: int, tmp_path: Path) -> None:

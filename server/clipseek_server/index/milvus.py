@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Literal, Self
 from weakref import WeakValueDictionary
@@ -21,9 +22,10 @@ from clipseek_server.threads import thread_pool
 _SCAN_THREADS = 2
 """Scans of copies in memory at the same time; each keeps one core busy for some milliseconds."""
 
-
-_FOLLOWED = 16
+_FOLLOWED = 128
 """Names whose aliases are looked at in one turn."""
+_LOOKS = 4
+"""Of those at the same time: few of the threads that calls of Milvus have, and few calls for Milvus."""
 
 
 class MilvusIndex:
@@ -85,16 +87,15 @@ class MilvusIndex:
     async def follow(self) -> None:
         """Let go of generations that are live no more, whoever made others live: the next call opens their names anew.
 
-        Each call looks at a few, in turn.
+        Each call looks at some, in turn.
         """
         if self._connection.embedded:
             return  # nobody else can
-        for name, live in [*self._live.items()][:_FOLLOWED]:
-            stays = not live.gone and await self._generations.is_live(live.info.generation, name)
-            if self._live.get(name) is live:
-                del self._live[name]
-                if stays:
-                    self._live[name] = live  # to the end
+        turn = iter([*self._live.items()][:_FOLLOWED])
+        looks = await asyncio.gather(*(self._look_at(turn) for _ in range(_LOOKS)), return_exceptions=True)
+        await self._close_what_is_left()
+        for error in filter(None, looks):
+            raise error
 
     async def open(self, name: str) -> MilvusCollection:
         """The live generation behind a name; loaded, cached.
@@ -265,6 +266,27 @@ class MilvusIndex:
         """What changes a name waits for; forgotten when nobody holds it."""
         lock: asyncio.Lock = self._locks.setdefault(name, asyncio.Lock())
         return lock
+
+    async def _look_at(self, names: Iterator[tuple[str, MilvusCollection]]) -> None:
+        for name, live in names:
+            stays = not live.gone and await self._generations.is_live(live.info.generation, name)
+            if self._live.get(name) is live:
+                del self._live[name]
+                if stays:
+                    self._live[name] = live  # to the end
+
+    async def _close_what_is_left(self) -> None:
+        """Close what is behind no name any more. Who uses it still is told to open the name again."""
+        used = {*self._live.values()}
+        left = [
+            self._collections.pop(physical)
+            for physical, collection in [*self._collections.items()]
+            if collection not in used and physical not in self._building
+        ]
+        for collection in left:
+            collection.dismiss()
+        for collection in left:
+            await collection.close()
 
     async def _make(self, generation: Generation) -> None:
         self._building.add(generation.physical)
