@@ -33,6 +33,10 @@ _SHARED_LIMIT = 128
 """Searches for up to this many hits go together and fetch as many as the one that wants most."""
 _VERIFY_PAGE = 1000
 
+_FIRST_PAUSE = 1.0
+"""Seconds until a copy that could not be loaded is loaded again; each failure doubles them."""
+_LONGEST_PAUSE = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Read:
@@ -85,11 +89,13 @@ class MilvusCollection:
         self._vector_index = vector_index
         self._holds = holds
         self._max_rows = resident_max_rows or 0
+        self._executor = executor
         self._copy: ResidentCopy | None = None
+        self._load_tried = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
         if resident_max_rows is not None:
-            self._copy = ResidentCopy(info.dimension, executor)
-            self._loading = asyncio.create_task(self._load(self._copy), name=f"load-{info.generation}")
+            self._loading = asyncio.create_task(self._load(), name=f"load-{info.generation}")
+            self._loading.add_done_callback(lambda _: self._load_tried.set())
         self._writing = asyncio.Lock()
         # Milvus Lite does one thing after the other anyway, and a copy in memory keeps a core busy for each scan.
         at_a_time = 1 if holds is None else _AT_A_TIME
@@ -117,9 +123,9 @@ class MilvusCollection:
         return self._copy is not None and self._copy.loaded
 
     async def ready(self) -> None:
-        """Return when it is settled whether memory answers, and it does so as fast as it ever will."""
+        """Return when memory answers, as fast as it ever will, or cannot for now."""
         if self._loading is not None:
-            await asyncio.wait([self._loading])
+            await self._load_tried.wait()
 
     async def get(self, image_ids: Sequence[str], call: Call, *, strong: bool = True) -> dict[str, Record]:
         """The records that exist, by id; at most ``MAX_IDS`` ids."""
@@ -272,8 +278,18 @@ class MilvusCollection:
         found = await self._table.search(vectors, limit, filter=first.filter, effort=first.effort, strong=first.strong)
         return [matches[: search.limit] for search, matches in zip(searches, found, strict=True)]
 
-    async def _load(self, copy: ResidentCopy) -> None:
+    async def _load(self) -> None:
+        pause = _FIRST_PAUSE
+        while not await self._try_to_load(pause):
+            self._load_tried.set()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _try_to_load(self, pause: float) -> bool:
+        """Returns whether it is settled; if not, it is to be tried again after so many seconds."""
         begin = now()
+        # Before the rows are read: what is written from now on is not among them.
+        self._copy = copy = ResidentCopy(self.info.dimension, self._executor)
         try:
             await copy.load(self._table.scan(LOAD_PAGE), self._max_rows)
             if copy.loaded:
@@ -287,16 +303,19 @@ class MilvusCollection:
                     codes_seconds=round(now() - answers, 2),
                 )
         except Exception as error:
-            # Whatever it was: a copy that is never loaded would remember all that is written, for ever.
-            expected = isinstance(error, CollectionGone | IndexUnavailable)
+            # Whatever it was: a copy that is not loaded would remember all that is written, for ever.
+            self._copy = None
+            again = isinstance(error, IndexUnavailable)
             log.warning(
                 "collection is not copied into memory and searched slowly",
                 collection=self.info.name,
                 error=str(error),
-                exc_info=None if expected else error,
+                again_in_seconds=pause if again else None,
+                exc_info=None if again or isinstance(error, CollectionGone) else error,
             )
-            self._copy = None
+            return not again
         self._bound()
+        return True
 
     def _bound(self) -> None:
         if self._copy is not None and len(self._copy) > self._max_rows:

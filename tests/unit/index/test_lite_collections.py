@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pymilvus import MilvusClient
+from structlog.testing import capture_logs
 
 from clipseek_server.errors import (
     CollectionGone,
@@ -18,7 +20,7 @@ from clipseek_server.errors import (
     StartupError,
 )
 from clipseek_server.index import collection as collection_module
-from clipseek_server.index import lite
+from clipseek_server.index import lite, table
 from clipseek_server.index.collection import MilvusCollection
 from clipseek_server.index.filters import Filter, parse_filter
 from clipseek_server.index.generations import Generation
@@ -124,9 +126,46 @@ async def test_a_copy_that_cannot_be_loaded_is_dropped(tmp_path: Path, capsys: p
     again = await index.open("default")
     await again.ready()
     assert again._copy is None
-    assert "collection is not copied into memory" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("collection is not copied into memory") == 1
+    assert "again_in_seconds=None" in said
     assert await again.count(Call(), strong=True) == 2
     assert [hit.record.image_id for hit in await nearest(again, vector(1), 1)] == ["good"]
+    await index.close()
+
+
+async def test_a_copy_that_could_not_be_loaded_for_now_is_loaded_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written until then, and while it is loaded, is in it too."""
+    index = await MilvusIndex.connect(lite_settings(tmp_path))
+    collection = await make(index)
+    for number in range(3):
+        await collection.upsert(row(f"old{number}", number), Call())
+    await index.close()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(collection_module, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(collection_module, "_LONGEST_PAUSE", 0.03)
+    with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
+        patch.setattr(table, "_begin_scan", fail)
+        index = await MilvusIndex.connect(lite_settings(tmp_path))
+        again = await index.open("default")
+        await again.ready()  # nobody waits for what may last
+        assert not again.resident
+        await again.delete(["old1"], Call())
+        async with asyncio.timeout(60):
+            while len(pauses := [line["again_in_seconds"] for line in logs if "again_in_seconds" in line]) < 4:
+                await again.upsert(row("new", 7), Call())
+        assert pauses[:4] == [0.01, 0.02, 0.03, 0.03]
+        assert [hit.record.image_id for hit in await nearest(again, vector(7), 1)] == ["new"]
+    async with asyncio.timeout(60):
+        while not again.resident:
+            await again.upsert(row("newer", 8), Call())
+    assert await again.verify_resident(Call()) == []
+    assert await listed(again) == ["new", "newer", "old0", "old2"]
     await index.close()
 
 
