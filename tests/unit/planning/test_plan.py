@@ -55,6 +55,12 @@ def test_what_inserts_take_of_milvus_is_said_to_be_left_out() -> None:
     ]
 
 
+@pytest.mark.parametrize(("index", "said"), [(None, False), ("IVF_FLAT", True), ("HNSW", True)])
+def test_what_imports_were_measured_with_is_said(index: rates.PlannedIndex | None, said: bool) -> None:
+    notes = make_plan(Wishes(pictures=10_000, index=index)).notes
+    assert any("to import a picture was measured with Milvus Lite and a folder" in note for note in notes) is said
+
+
 def test_fifty_million_by_hand() -> None:
     plan = make_plan(Wishes(pictures=50 * MILLION, qps=200, precision="int8", metadata_bytes=43))
     assert plan["import_core_hours"] == pytest.approx(50e6 / (36.06 / 2) / 3600)
