@@ -10,7 +10,7 @@ import pytest
 
 from clipseek_server.app import HEALTH_INTERVAL
 from clipseek_server.cli import main
-from clipseek_server.index.milvus import _FOLLOWED
+from clipseek_server.index.milvus import _FOLLOWED, _LOOKS
 from clipseek_server.planning import rates
 from clipseek_server.planning.plan import Wishes, make_plan
 from clipseek_server.planning.sizes import (
@@ -112,8 +112,10 @@ def test_how_long_a_moved_alias_may_go_unnoticed_is_in_words_as_in_the_code() ->
     text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
     assert HEALTH_INTERVAL == 2
     assert f"every two seconds a server looks at {_FOLLOWED} of the collections" in text
-    assert round(math.ceil(300 / _FOLLOWED) * HEALTH_INTERVAL, -1) == 40
-    assert "about 40 seconds with 300" in text
+    assert _LOOKS == 4
+    assert "four at a time" in text
+    assert math.ceil(300 / _FOLLOWED) * HEALTH_INTERVAL == 6
+    assert "about six seconds with 300" in text
 
 
 def test_what_milvus_takes_is_in_words_as_in_the_calculator() -> None:
