@@ -37,6 +37,8 @@ _ROLE_PATHS = ("/latest/api/token", "/latest/meta-data/")
 _ERROR_CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSAL = re.compile("status code: 40[013] ")
 """Of those with 400 are tokens that have expired and signatures for another region."""
+_BARE_REDIRECT = "redirect without LOCATION"
+"""Amazon S3's 301 for a bucket of another region, in obstore's words: it has no address that could be followed."""
 
 # No library's path may have such a part, and no image id has a percent sign.
 _ESCAPED = {".": "%2E", "..": "%2E%2E"}
@@ -96,7 +98,7 @@ class ObjectStore:
         """See that the bucket is there and may be listed. A store that does not answer is only warned of.
 
         Raises:
-            StartupError: There is no such bucket, or it refuses this server.
+            StartupError: There is no such bucket, it is in another region, or it refuses this server.
         """
         try:
             await self._ask(_next, self._store.list(chunk_size=1))
@@ -243,6 +245,11 @@ def _as_ours(error: BaseError | OSError) -> Exception:
         return _Refused(
             "the image store refuses this server; check its access key, secret and region, and that they allow it to "
             "read, write, list and delete in the bucket"
+        )
+    if _BARE_REDIRECT in text:
+        return _Refused(
+            "the image store sends this server elsewhere without saying where, as for a bucket in another region; "
+            "correct the server's s3_region, or its s3_endpoint"
         )
     return ImageStoreUnavailable("the image store does not answer; retry later")
 

@@ -162,6 +162,32 @@ async def test_a_bucket_that_does_not_exist(server):
         await store.check()
 
 
+async def test_a_bucket_in_another_region(store, link):
+    """As Amazon S3 documents its answer; moto does not mind the region."""
+    body = b"<Error><Code>PermanentRedirect</Code><Endpoint>pictures.s3.eu-central-1.amazonaws.com</Endpoint></Error>"
+    lines = [
+        b"HTTP/1.1 301 Moved Permanently",
+        b"x-amz-bucket-region: eu-central-1",
+        b"Content-Type: application/xml",
+        b"Content-Length: %d" % len(body),
+        b"Connection: close",
+    ]
+    link.instead = [b"\r\n".join([*lines, b"", body])] * 1000
+    await assert_unavailable(store, "in another region; correct the server's s3_region")
+    with pytest.raises(StartupError, match=r"in another region.*s3://pictures"):
+        await store.check()
+
+
+async def test_a_redirect_that_can_be_followed_is_no_refusal(store, link, server):
+    link.instead = [
+        b"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nConnection: close\r\n"
+        b"Location: %s/%s?list-type=2\r\n\r\n" % (server.endpoint.encode(), BUCKET.encode())
+    ]
+    with capture_logs() as logs:
+        await store.check()
+    assert (link.instead, logs) == ([], [])
+
+
 @pytest.fixture
 def guarded(monkeypatch):
     """A server that checks signatures and permissions; yields it and the keys of somebody who may only read."""
