@@ -234,12 +234,14 @@ class Load:
 
     Attributes:
         acknowledged: What was stored, by id.
+        updated: The last number that was stored with each picture that is updated again and again.
         reads: How many calls of the others were answered.
         failures: What their callers saw.
     """
 
     def __init__(self, client: Client, collection: str) -> None:
         self.acknowledged: dict[str, bytes] = {}
+        self.updated = dict.fromkeys(["p0", "p4"], 0)
         self.reads = 0
         self.failures: list[tuple[str, ClipseekError]] = []
         self._client = client
@@ -259,6 +261,7 @@ class Load:
         work = [lambda each=each: self._read(each) for each in [reads[:4], reads[4:], reads]]
         # So many that some are under way whenever a server dies.
         work += [lambda name=name: self._insert(name) for name in "abcdefgh"] + [self._insert_many]
+        work += [lambda image_id=image_id: self._update(image_id) for image_id in self.updated]
         self._threads = [Background(self._until_stopped(each)) for each in work]
 
     def stop(self) -> None:
@@ -290,6 +293,14 @@ class Load:
         except ClipseekError as error:
             self.failures.append(("insert", error))
 
+    def _update(self, image_id: str) -> None:
+        number = self.updated[image_id] + 1
+        try:
+            self._client.update(image_id, {"n": number}, collection=self._collection)
+            self.updated[image_id] = number
+        except ClipseekError as error:
+            self.failures.append(("update", error))
+
     def _insert_many(self) -> None:
         begin = len(self.acknowledged) + 500_000
         items = [InsertItem(picture(number), f"z{number}") for number in range(begin, begin + 5)]
@@ -314,10 +325,16 @@ def test_one_is_killed_under_load_and_comes_back(servers: tuple[ServerProcess, S
         load = Load(client, "loaded")
         # Both are at work.
         until(lambda: all(calls_of(*each) > 20 for each in zip(servers, begin, strict=True)))
-        before, reads = len(load.acknowledged), load.reads
+        before, reads, updated = len(load.acknowledged), load.reads, dict(load.updated)
         address = dying.address
         dying.kill()
-        until(lambda: len(load.acknowledged) > before + 20 and load.reads > reads + 40)
+        until(
+            lambda: (
+                len(load.acknowledged) > before + 20
+                and load.reads > reads + 40
+                and all(load.updated[each] > updated[each] + 2 for each in updated)
+            )
+        )
         load.stop()
         assert load.failures == []
         assert before > 0
@@ -332,6 +349,10 @@ def test_one_is_killed_under_load_and_comes_back(servers: tuple[ServerProcess, S
             assert time.monotonic() < end
         batch = client.get_many(list(load.acknowledged), collection="loaded", consistency="strong")
         assert batch.missing == ()
+        stored = client.get_many(list(load.updated), collection="loaded", consistency="strong").images
+        assert {image.image_id: image.metadata for image in stored} == {
+            image_id: {"n": number} for image_id, number in load.updated.items()
+        }
         # After a strong read a bounded one sees as much, and costs a hundredth.
         for image_id, data in load.acknowledged.items():
             assert client.download(image_id, collection="loaded", consistency="bounded") == data
