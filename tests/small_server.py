@@ -6,6 +6,7 @@ bear. Searches answer with all pictures in the order of their ids.
 
 import hashlib
 import threading
+import time
 import typing
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -94,11 +95,13 @@ class SmallServer:
 
     Attributes:
         calls: Name, request and request id of each call so far; streams are noted with their first message.
-        fail: By method, what the next calls answer; by "DownloadImage chunk", what they say after a chunk.
+        fail: By method, what the next calls answer; by "DownloadImage chunk", what they say after a chunk; by
+            "BatchDeleteImages done", when all is done.
         images: What is stored, by id, with the bytes.
         held: Pictures that a stream does not store now, by their bytes, and how often it says so.
         held_for_long: Whether it asks to be left alone for five seconds then.
         short: Whether streams end, as if all were well, after their first batch.
+        slow: Seconds that each call takes before anything is done.
         damage: What downloads do to the chunks that they send.
         gate: Calls named in ``gated`` wait for it.
         waiting: Set when one does.
@@ -112,6 +115,7 @@ class SmallServer:
     held: dict[bytes, int] = field(default_factory=dict)
     held_for_long: bool = False
     short: bool = False
+    slow: float = 0.0
     damage: Callable[[list[bytes]], list[bytes]] = list
     gated: frozenset[str] = frozenset()
     gate: threading.Event = field(default_factory=threading.Event)
@@ -133,6 +137,7 @@ class SmallServer:
         if name in self.gated:
             self.waiting.set()
             self.gate.wait(30)
+        time.sleep(self.slow)
         self.fail_if_told(name, context)
 
     def fail_if_told(self, name: str, context: grpc.ServicerContext) -> None:
@@ -293,6 +298,7 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
         self.state.note("BatchDeleteImages", request, context)
         assert 1 <= len(request.image_ids) <= LIMITS.max_batch_ids
         missing = [image_id for image_id in request.image_ids if self.state.images.pop(image_id, None) is None]
+        self.state.fail_if_told("BatchDeleteImages done", context)
         return search_service_pb2.BatchDeleteImagesResponse(
             deleted_count=len(request.image_ids) - len(missing), missing_image_ids=missing
         )

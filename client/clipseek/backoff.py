@@ -19,12 +19,12 @@ class Backoff:
     Args:
         patience: Seconds from the first failure on after which it is given up, unless something succeeds in between.
             The last try is made at their end.
-        end: When all must be done, by ``time.monotonic``; ``None`` for no limit.
+        end: When all must be done, by ``time.monotonic``.
     """
 
-    def __init__(self, patience: float, *, end: float | None = None) -> None:
+    def __init__(self, patience: float, *, end: float = math.inf) -> None:
         self._patience = patience
-        self._end = math.inf if end is None else end
+        self._end = end
         self._failing_since: float | None = None
         self._pause = _FIRST_SECONDS
 

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -112,7 +112,7 @@ def endpoint(address: str) -> Endpoint:
     return Endpoint(rest, secure)
 
 
-def _of_several(addresses: Iterable[str]) -> str:
+def _of_several(addresses: Sequence[str]) -> str:
     kinds = set()
     for each in addresses:
         host, _, port = each.rpartition(":")
@@ -197,19 +197,22 @@ def token_metadata(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
 
 
-def deadline(timeout: float | None) -> float | None:
+def end_of(timeout: float | None) -> float:
+    """When a time limit that begins now ends, by the monotonic clock; never (infinity) where there is none."""
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def until(end: float) -> float:
+    """The seconds that are left; infinity for no limit, and below 0 when it is over."""
+    return end - time.monotonic()
+
+
+def deadline(seconds: float | None) -> float | None:
     """The seconds as gRPC takes them: its word for "no limit" is ``None``."""
-    return None if timeout is None or math.isinf(timeout) else timeout
-
-
-def end_of(limit: float | None) -> float | None:
-    """When a time limit that begins now ends, by the monotonic clock."""
-    return None if limit is None else time.monotonic() + limit
-
-
-def until(end: float | None) -> float | None:
-    """The seconds that are left, as gRPC takes them."""
-    return None if end is None else max(0.001, end - time.monotonic())
+    if seconds is None or math.isinf(seconds):
+        return None
+    # gRPC counts milliseconds, and would send what is over by less.
+    return seconds if seconds > 0 else -1.0
 
 
 def new_request_id() -> str:

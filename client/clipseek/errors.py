@@ -112,6 +112,12 @@ class StatusLostError(UnavailableError):
     """The server ended a stream, and gRPC lost the reason."""
 
 
+class TlsError(ClipseekError):
+    """The server's certificate is not trusted, or it speaks no TLS; a retry cannot help."""
+
+    default_code = StatusCode.UNAVAILABLE
+
+
 class DeadlineExceededError(ClipseekError):
     """The answer did not come in time. Inserts and deletes can be repeated safely."""
 
@@ -157,7 +163,11 @@ _TOO_LARGE = re.compile(
     r"((?P<receiver>SERVER|CLIENT): )?Received message larger than max \((?P<size>\d+) vs\. (?P<limit>\d+)\)"
 )
 _UNREACHED = re.compile("failed to connect|connections to all backends failing|DNS resolution failed")
-_DISTRUST = re.compile("CERTIFICATE_VERIFY_FAILED[^:]*: [^:]*|Hostname Verification Check failed|Tls handshake failed")
+_HANDSHAKE = re.compile("Tls handshake failed|Hostname Verification Check failed")
+_DISTRUST = re.compile("CERTIFICATE_VERIFY_FAILED[^:]*: [^:]*|Hostname Verification Check failed")
+# BoringSSL's word for what went wrong, and the one for an answer that is none of TLS.
+_HANDSHAKE_WORD = re.compile(r"(?<=OPENSSL_internal:)\w+")
+_NO_TLS = "WRONG_VERSION_NUMBER"
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 
@@ -241,12 +251,9 @@ def _from_status(code: StatusCode, text: str, status: "Status", *, request_id: s
 def _from_transport(code: StatusCode, text: str, *, address: str, request_id: str) -> ClipseekError:
     """An error that gRPC made itself, on this side or on the way, put in words that help."""
     kind = _class(code)
-    if code is StatusCode.UNAVAILABLE and (distrust := _DISTRUST.search(text)):
-        text = (
-            f"the TLS handshake with {address} failed ({distrust[0]}); name the authority of its certificate with "
-            "Tls(ca=…) or clipseek --ca, and the name in it with server_name"
-        )
-    elif code is StatusCode.UNAVAILABLE and _UNREACHED.search(text):
+    if code is StatusCode.UNAVAILABLE and _HANDSHAKE.search(text):
+        return _from_handshake(text, address, request_id=request_id)
+    if code is StatusCode.UNAVAILABLE and _UNREACHED.search(text):
         text = (
             f"no server answers at {address}; start one with `clipseek-server serve`, "
             f"or give the address of yours ({_cause(text)})"
@@ -266,6 +273,21 @@ def _from_transport(code: StatusCode, text: str, *, address: str, request_id: st
     elif code is StatusCode.UNIMPLEMENTED:
         text = f"{address} does not know this call; is it a clipseek server, and not an older one? ({text})"
     return kind(text, code=code, request_id=request_id)
+
+
+def _from_handshake(text: str, address: str, *, request_id: str) -> ClipseekError:
+    """An error of TLS, which a later try would meet again where its cause is known to be here."""
+    if _NO_TLS in text:
+        return TlsError(f"the server at {address} has no TLS; use grpc://, without Tls(…)", request_id=request_id)
+    distrust = _DISTRUST.search(text)
+    cause = distrust or _HANDSHAKE_WORD.search(text)
+    message = (
+        f"the TLS handshake with {address} failed ({cause[0] if cause else text}); name the authority of its "
+        "certificate with Tls(ca=…) or clipseek --ca, and the name in it with server_name"
+    )
+    if distrust:
+        return TlsError(message, request_id=request_id)
+    return UnavailableError(f"{message}; or, if it has no TLS, use grpc://", request_id=request_id)
 
 
 def _too_large(text: str, address: str) -> str:

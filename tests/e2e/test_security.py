@@ -14,7 +14,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certificates import Certificates
-from clipseek import Client, PermissionDeniedError, Tls, UnavailableError
+from clipseek import Client, PermissionDeniedError, Tls, TlsError, UnavailableError
 from clipseek_server.config import Settings
 from clipseek_server.errors import StartupError
 from pictures import picture
@@ -115,8 +115,9 @@ def test_an_authority_that_is_not_trusted(secure: ServerThread, tmp_path: Path) 
     stranger = tmp_path / "stranger.pem"
     trustme.CA().cert_pem.write_to_path(stranger)
     client = connected(secure, token="all", tls=Tls(ca=stranger))
-    with client, pytest.raises(UnavailableError, match=r"certificate|TLS"):
+    with client, pytest.raises(TlsError, match=r"CERTIFICATE_VERIFY_FAILED: .*name the authority") as caught:
         client.insert(picture(1), timeout=10)
+    assert not caught.value.may_pass
 
 
 def test_a_client_without_tls_is_told_so(secure: ServerThread) -> None:
@@ -128,7 +129,7 @@ def test_a_name_that_is_not_the_address(secure: ServerThread, files: Certificate
     with connected(secure, token="all", tls=Tls(ca=files.ca, server_name="search.example.org")) as client:
         assert client.info().version
     client = connected(secure, token="all", tls=Tls(ca=files.ca, server_name="other.example.org"))
-    with client, pytest.raises(UnavailableError):
+    with client, pytest.raises(TlsError, match="server_name"):
         client.insert(picture(1), timeout=10)
 
 
@@ -154,6 +155,10 @@ def test_the_command_line(secure: ServerThread, files: Certificates, tmp_path: P
     assert done.returncode == 0, done.stderr
     done = subprocess.run([*command, "info"], capture_output=True, text=True)
     assert (done.returncode, "authorization: Bearer TOKEN" in done.stderr) == (1, True)
+    # What is not trusted will not be trusted later.
+    stranger = [sys.executable, "-m", "clipseek", "--server", f"grpcs://{secure.address}", "info"]
+    done = subprocess.run(stranger, capture_output=True, text=True)
+    assert (done.returncode, "--ca" in done.stderr) == (1, True)
 
 
 def test_clients_that_must_show_a_certificate(

@@ -24,7 +24,9 @@ class AsyncClient(AsyncSearching, AsyncBulk, AsyncEmbeddings, AsyncCollections):
     gRPC's threads do not: make one in each process.
 
     Every method takes ``timeout`` (seconds, instead of the client's default) and ``request_id`` (names the call in the
-    server's log). Calls that fail raise a ``ClipseekError``. Reads are repeated a few times while the server is away.
+    server's log). The timeout bounds the whole call, however many requests and tries it takes; of ``list`` and
+    ``collections`` each page. Calls that fail raise a ``ClipseekError``. Reads are repeated a few times while the
+    server is away.
 
     Example:
         >>> async with AsyncClient("127.0.0.1:50051") as client:

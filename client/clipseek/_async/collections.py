@@ -44,7 +44,7 @@ class AsyncCollections(AsyncConnection):
         return responses.collection(message.collection)
 
     async def collections(self, *, timeout: float | None = None, request_id: str = "") -> AsyncIterator[Collection]:
-        """All collections in the order of their names.
+        """All collections in the order of their names, fetched page by page as one goes; ``timeout`` is for each page.
 
         Example:
             >>> async with AsyncClient() as client:

@@ -1,17 +1,39 @@
 """What the asynchronous client does where the synchronous one uses threads. ``_sync/concurrency.py`` is its twin."""
 
 import asyncio
+import os
 import threading
 from asyncio import Queue, Semaphore, sleep
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Generic, ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
+__all__ = ["AnyIterable", "Home", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
+
+
+class Home:
+    """Where a client is made, and where alone it works: a process, and an event loop of it."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("no event loop runs here; make an AsyncClient in the function that awaits it") from None
+
+    def check(self) -> None:
+        """Raise a ``RuntimeError`` where the client does not work."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this client was made before the process was forked, which gRPC's asyncio does not survive; "
+                "start processes with spawn or forkserver, and make one in each process"
+            )
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this client was made in another event loop; make one in each")
 
 
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:

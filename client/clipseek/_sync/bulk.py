@@ -66,10 +66,10 @@ class Bulk(Images):
     ) -> Iterator[BulkResult]:
         """Store many pictures, and yield what became of each, in any order.
 
-        Nothing is sent before the first result is asked for, and the stream rests while none is: only about a hundred
-        pictures are ever under way, and of such as are given as bytes no more than 64 MB and one, so the iterable may
-        be endless. One bad picture fails alone, with its ``error``. The iterable is read beside the caller: in the
-        synchronous client, by another thread.
+        Nothing is sent until you iterate: a call without a loop around it stores nothing. The stream rests while no
+        result is asked for: only about a hundred pictures are ever under way, and of such as are given as bytes no more
+        than 64 MB and one, so the iterable may be endless. One bad picture fails alone, with its ``error``. The
+        iterable is read beside the caller: in the synchronous client, by another thread.
 
         When the connection breaks, the server is too busy for one more stream, or it cannot store a picture now (its
         Milvus is away, the collection is rebuilt), another one is begun, of another server where the address has
@@ -80,12 +80,14 @@ class Bulk(Images):
         Args:
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.
             collection: Where to; empty means ``default``.
-            on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
+            on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``. With ``keep`` the outcome
+                is ``unchanged`` also where another picture has the id; ``get_many`` says which, by its
+                ``content_sha256``.
             patience: Seconds to go on trying after a break, and to wait for a server that has pictures and gives no
                 result; then the error is raised. What had no result can be sent again. A picture that alone could not
                 be stored for so long gets its error. 0 never tries again, and waits for a result as long as for the
                 answer of a call.
-            timeout: Seconds for everything; ``None`` for no limit.
+            timeout: Seconds for everything, from the first result that is asked for; ``None`` for no limit.
             request_id: Names the calls in the server's log; made up when empty.
 
         Example:
@@ -93,20 +95,27 @@ class Bulk(Images):
             ...     for result in client.insert_many(Path("photos").glob("*.jpg")):
             ...         if result.error:
             ...             print(result.item.picture, result.error)
+
+            Or, for the sum alone:
+
+            >>> from collections import Counter
+            >>> with Client() as client:
+            ...     results = client.insert_many(Path("photos").glob("*.jpg"))
+            ...     print(Counter([result.outcome or "failed" for result in results]))
         """
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
         request_id = request_id or new_request_id()
+        end = end_of(timeout)
         if not self._repeat_seconds:  # this client sends nothing twice
             patience = 0.0
         upload = _Upload(
             items,
             config,
-            limits=self._server_limits(),
+            limits=self._server_limits(self._end(None, within=end), request_id),
             address=self.address,
             request_id=request_id,
             patience=patience,
         )
-        end = end_of(deadline(timeout))
         backoff = Backoff(patience, end=end)
         reader = spawn(upload.read_source)
         try:
@@ -133,13 +142,13 @@ class Bulk(Images):
             call_off(reader)
 
     def _send(
-        self, upload: _Upload, config: BulkInsertConfig, end: float | None, patience: float | None
+        self, upload: _Upload, config: BulkInsertConfig, end: float, patience: float | None
     ) -> Generator[BulkResult, None]:
         """The results of one stream, which sends all that has none yet; raises what ended it before its time."""
         stream = upload.begin()
         call = self._search.BulkInsert(
             upload.requests(stream),
-            timeout=until(end),
+            timeout=deadline(until(end)),
             metadata=self._metadata(upload.request_id),
         )
 
@@ -151,7 +160,7 @@ class Bulk(Images):
                         upload.take(stream, response)
                 outcome = None
             except StatusLostError as error:
-                outcome = self._refusal(config, upload.request_id) or error
+                outcome = self._refusal(config, end, upload.request_id) or error
             except ClipseekError as error:
                 outcome = error
             finally:
@@ -165,16 +174,18 @@ class Bulk(Images):
             call.cancel()
             call_off(reader)
 
-    def _settle_stored(self, upload: _Upload, collection: str, on_exists: OnExists, end: float | None) -> None:
+    def _settle_stored(self, upload: _Upload, collection: str, on_exists: OnExists, end: float) -> None:
         """Hand in the results of what a broken stream stored without a word. If nobody answers, all is sent again."""
-        limits = self._server_limits()
+        limits = self._server_limits(end, upload.request_id)
         sent_again: set[str] = set()
         for some in upload.sent_without_result(limits.max_batch_ids):
             hashes = {index: in_thread(content_sha256, item) for index, item in some.items()}
             ids = {index: item.image_id or hashes[index] for index, item in some.items()}
             try:
                 found = self.get_many(
-                    [each for each in ids.values() if each], collection=collection, timeout=until(end)
+                    [each for each in ids.values() if each],
+                    collection=collection,
+                    timeout=until(self._end(None, within=end)),
                 )
             except ClipseekError:
                 return
@@ -191,12 +202,13 @@ class Bulk(Images):
                 else:
                     sent_again.add(ids[index])
 
-    def _refusal(self, config: BulkInsertConfig, request_id: str) -> ClipseekError | None:
+    def _refusal(self, config: BulkInsertConfig, end: float, request_id: str) -> ClipseekError | None:
         """Why the server refuses such a stream, asked with one that has no items; ``None`` if it takes it (now)."""
         empty = iterate([BulkInsertRequest(config=config)])
         try:
             with translating(self.address, request_id):
-                for _ in self._search.BulkInsert(empty, timeout=self.timeout, metadata=self._metadata(request_id)):
+                limit = deadline(until(self._end(None, within=end)))
+                for _ in self._search.BulkInsert(empty, timeout=limit, metadata=self._metadata(request_id)):
                     pass
         except ClipseekError as error:
             return error

@@ -46,7 +46,7 @@ class Collections(Connection):
         return responses.collection(message.collection)
 
     def collections(self, *, timeout: float | None = None, request_id: str = "") -> Iterator[Collection]:
-        """All collections in the order of their names.
+        """All collections in the order of their names, fetched page by page as one goes; ``timeout`` is for each page.
 
         Example:
             >>> with Client() as client:

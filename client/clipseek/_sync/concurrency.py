@@ -1,5 +1,6 @@
 """What the synchronous client does where the asynchronous one uses its loop: the twin of ``_async/concurrency.py``."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, Queue
@@ -7,11 +8,23 @@ from threading import Semaphore
 from time import sleep
 from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
+__all__ = ["AnyIterable", "Home", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T]
+
+
+class Home:
+    """Where a client is made, and where alone it works: a process."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    def check(self) -> None:
+        """Raise a ``RuntimeError`` where the client does not work: gRPC's threads do not come along into a fork."""
+        if os.getpid() != self._process:
+            raise RuntimeError("this client was made before the process was forked; make one in each process")
 
 
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

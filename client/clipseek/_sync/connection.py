@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clipseek import responses
-from clipseek._sync.concurrency import sleep
+from clipseek._sync.concurrency import Home, sleep
 from clipseek.backoff import NOT_BEGUN, Backoff
 from clipseek.channel import (
     ChannelOption,
@@ -42,8 +42,6 @@ from clipseek.v1.search_service_pb2_grpc import SearchServiceStub
 _REPEAT_SECONDS = 5.0
 """How long a call that lost its server looks for another one."""
 
-"""The reason of a server that shuts down and reads nothing new."""
-
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
@@ -65,7 +63,8 @@ class Connection:
         Args:
             address: ``HOST:PORT``, ``grpc://HOST:PORT``, or ``grpcs://HOST:PORT`` for an encrypted connection. Calls
                 are spread over all addresses of a name, or over several, ``10.0.0.1:50051,10.0.0.2:50051``.
-            timeout: Seconds that a call may take unless it says otherwise; ``None`` for no limit.
+            timeout: Seconds that a call may take unless it says otherwise, with all that it asks of servers; ``None``
+                for no limit.
             token: What the server wants to see of its callers; empty for none. Without TLS others can read it.
             tls: How the server is known, where that is not by one of the usual authorities.
             options: More gRPC channel arguments, e.g. ``("grpc.max_receive_message_length", 2**24)``. With
@@ -74,7 +73,9 @@ class Connection:
         Raises:
             ValueError: The address or the token cannot be used.
             OSError: A file that ``tls`` names cannot be read.
+            RuntimeError: No event loop runs here, and the client is an asynchronous one.
         """
+        self._home = Home()
         self.address = address
         self.timeout = timeout
         where = endpoint(address)
@@ -86,7 +87,6 @@ class Connection:
             else grpc.secure_channel(where.target, secure, options=given)
         )
         self._token = token_metadata(token)
-        self._process = os.getpid()
         self._closed = False
         self._repeat_seconds = 0.0 if ("grpc.enable_retries", 0) in options else _REPEAT_SECONDS
         self._search = SearchServiceStub(self._channel)
@@ -128,14 +128,13 @@ class Connection:
         is as good as once.
         """
         request_id = request_id or new_request_id()
-        limit = deadline(self.timeout if timeout is None else timeout)
-        end = end_of(limit)
+        end = self._end(timeout)
         backoff = Backoff(self._repeat_seconds, end=end)
         gone = False
         while True:
             try:
                 with translating(self.address, request_id):
-                    return method(request, timeout=limit, metadata=self._metadata(request_id))
+                    return method(request, timeout=deadline(until(end)), metadata=self._metadata(request_id))
             except UnavailableError as error:
                 lost = isinstance(error, ConnectionLostError)
                 # Whom a call was lost to may not be back yet: what reaches nobody is not begun.
@@ -145,7 +144,6 @@ class Connection:
                 gone = True
                 pause = backoff.pause(error)
             sleep(pause)
-            limit = until(end)
 
     def _stream(
         self,
@@ -168,23 +166,33 @@ class Connection:
         """What goes along with a call.
 
         Raises:
-            RuntimeError: The client is closed, or this is a fork of the process that made it: gRPC's threads are not
-                in it.
+            RuntimeError: The client is closed, or was not made here.
             ValueError: The request id has characters that cannot be sent.
         """
         if self._closed:
             raise RuntimeError("this client is closed")
-        if os.getpid() != self._process:
-            raise RuntimeError("this client was made before the process was forked; make one in each process")
+        self._home.check()
         if not request_id.isascii() or not request_id.isprintable():
             raise ValueError(f"a request id is made of printable ASCII characters; {request_id!r} is not")
         return (("x-request-id", request_id), *self._token)
 
-    def _server_limits(self) -> Limits:
-        """What the server takes, asked for once a connection."""
+    def _end(self, timeout: float | None, *, within: float = math.inf) -> float:
+        """When a call that begins now must be done, by the monotonic clock.
+
+        Args:
+            timeout: Of the call; ``None`` is the client's default.
+            within: When the call that it is a part of must be done.
+        """
+        return min(within, end_of(self.timeout if timeout is None else timeout))
+
+    def _server_limits(self, end: float, request_id: str) -> Limits:
+        """What the server takes, asked for once a connection, by the call that first needs it and within its time."""
         if self._limits is None:
             message = self._call(
-                self._info.GetServerInfo, info_service_pb2.GetServerInfoRequest(), timeout=None, request_id=""
+                self._info.GetServerInfo,
+                info_service_pb2.GetServerInfoRequest(),
+                timeout=until(end),
+                request_id=request_id,
             )
             self._limits = responses.server_info(message).limits
         return self._limits

@@ -10,7 +10,7 @@ from clipseek import requests, responses
 from clipseek._sync.concurrency import in_thread
 from clipseek._sync.connection import Connection
 from clipseek.batches import Batcher
-from clipseek.channel import new_request_id
+from clipseek.channel import new_request_id, until
 from clipseek.pictures import Picture, picture_bytes
 from clipseek.results import Embedded, Embedding
 from clipseek.v1 import embedding_service_pb2
@@ -42,6 +42,8 @@ class Embeddings(Connection):
     ) -> tuple[Embedded, ...]:
         """The embeddings of many sentences, in their order; one that fails does so alone.
 
+        As many requests as the server's limits need, one after the other, all within ``timeout``.
+
         Example:
             >>> with Client() as client:
             ...     cat, dog = client.embed_texts(["a cat", "a dog"])
@@ -51,7 +53,8 @@ class Embeddings(Connection):
             InvalidArgumentError: A sentence is no Unicode text.
         """
         request_id = request_id or new_request_id()
-        limits = self._server_limits()
+        end = self._end(timeout)
+        limits = self._server_limits(end, request_id)
         batcher = Batcher[str](max_items=limits.max_batch_items, max_bytes=limits.max_small_message_bytes // 2)
         batches = [full for text in texts if (full := batcher.add(text, 4 * len(text)))]
         results: list[Embedded] = []
@@ -59,7 +62,7 @@ class Embeddings(Connection):
             if not batch:
                 continue
             request = requests.build(embedding_service_pb2.EmbedTextRequest, texts=batch, model=model)
-            message = self._call(self._embedding.EmbedText, request, timeout=timeout, request_id=request_id)
+            message = self._call(self._embedding.EmbedText, request, timeout=until(end), request_id=request_id)
             results += responses.embedded(message.results, request_id=request_id)
         return tuple(results)
 
@@ -80,6 +83,9 @@ class Embeddings(Connection):
     ) -> tuple[Embedded, ...]:
         """The embeddings of many pictures, in their order; one that fails does so alone.
 
+        As many requests as the server's limits need, one after the other, all within ``timeout``, the reading of files
+        included: give many pictures more than the client's default.
+
         Example:
             >>> with Client() as client:
             ...     for embedded in client.embed_images(["cat.jpg", "dog.jpg"]):
@@ -89,7 +95,8 @@ class Embeddings(Connection):
             OSError: A picture's file cannot be read.
         """
         request_id = request_id or new_request_id()
-        limits = self._server_limits()
+        end = self._end(timeout)
+        limits = self._server_limits(end, request_id)
         batcher = Batcher[bytes](
             max_items=limits.max_batch_items, max_bytes=min(BATCH_BYTES, limits.max_message_bytes // 2)
         )
@@ -98,7 +105,7 @@ class Embeddings(Connection):
         def embed(batch: list[bytes]) -> None:
             if batch:
                 request = requests.build(embedding_service_pb2.EmbedImageRequest, images=batch, model=model)
-                message = self._call(self._embedding.EmbedImage, request, timeout=timeout, request_id=request_id)
+                message = self._call(self._embedding.EmbedImage, request, timeout=until(end), request_id=request_id)
                 results.extend(responses.embedded(message.results, request_id=request_id))
 
         for picture in pictures:

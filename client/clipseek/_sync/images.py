@@ -15,7 +15,7 @@ from clipseek import requests, responses
 from clipseek._sync.concurrency import in_thread, sleep
 from clipseek._sync.connection import Connection
 from clipseek.backoff import Backoff
-from clipseek.channel import deadline, end_of, new_request_id, until
+from clipseek.channel import end_of, new_request_id, until
 from clipseek.downloads import Download
 from clipseek.errors import UnavailableError
 from clipseek.pictures import Picture, picture_bytes
@@ -119,14 +119,17 @@ class Images(Connection):
         timeout: float | None = None,
         request_id: str = "",
     ) -> ImageBatch:
-        """The records of many pictures, and which of them do not exist; as many calls as the server's limit needs.
+        """The records of many pictures, and which of them do not exist.
+
+        As many requests as the server's limit needs, one after the other, all within ``timeout``.
 
         Example:
             >>> with Client() as client:
             ...     batch = client.get_many(["a", "b"])
             ...     print([image.image_id for image in batch], batch.missing)
         """
-        limits = self._server_limits()
+        end = self._end(timeout)
+        limits = self._server_limits(end, request_id)
         size = limits.max_top_k_with_mask if with_thumbnails or with_embeddings else limits.max_batch_ids
         images: tuple[Image, ...] = ()
         missing: tuple[str, ...] = ()
@@ -138,7 +141,7 @@ class Images(Connection):
                 read_mask=requests.read_mask(thumbnails=with_thumbnails, embeddings=with_embeddings),
                 consistency=requests.consistency(consistency),
             )
-            message = self._call(self._search.BatchGetImages, request, timeout=timeout, request_id=request_id)
+            message = self._call(self._search.BatchGetImages, request, timeout=until(end), request_id=request_id)
             images += tuple(responses.image(image) for image in message.images)
             missing += tuple(message.missing_image_ids)
         return ImageBatch(images=images, missing=missing)
@@ -191,19 +194,22 @@ class Images(Connection):
     ) -> Deleted:
         """Delete one picture or many. An id that no picture has is no error; ``missing`` names it.
 
+        As many requests as the server's limit needs, one after the other, all within ``timeout``. When the server goes
+        away before it has answered, the ids are sent again: ``missing`` may then name pictures that this very call
+        deleted, and ``count`` is less by them.
+
         Example:
             >>> with Client() as client:
             ...     deleted = client.delete(["a", "b"])
             ...     print(deleted.count, deleted.missing)
         """
-        limits = self._server_limits()
+        end = self._end(timeout)
+        limits = self._server_limits(end, request_id)
         count = 0
         missing: tuple[str, ...] = ()
         for ids in _chunks([image_ids] if isinstance(image_ids, str) else image_ids, limits.max_batch_ids):
             request = requests.build(search_service_pb2.BatchDeleteImagesRequest, collection=collection, image_ids=ids)
-            message = self._call(
-                self._search.BatchDeleteImages, request, timeout=timeout, request_id=request_id, repeatable=False
-            )
+            message = self._call(self._search.BatchDeleteImages, request, timeout=until(end), request_id=request_id)
             count += message.deleted_count
             missing += tuple(message.missing_image_ids)
         return Deleted(count=count, missing=missing)
@@ -319,7 +325,7 @@ class Images(Connection):
             image_id=image_id,
             consistency=requests.consistency(consistency),
         )
-        end = end_of(deadline(timeout))
+        end = end_of(timeout)
         backoff = Backoff(self._repeat_seconds, end=end)
         while True:
             download = Download(request_id=request_id)

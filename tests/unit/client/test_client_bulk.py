@@ -90,6 +90,31 @@ def test_no_pictures_at_all(client: Any, server: SmallServer) -> None:
     assert len(server.asked("BulkInsert")) == 1
 
 
+def test_nothing_is_sent_until_one_iterates(client: Any, server: SmallServer) -> None:
+    results = client.insert_many([b"picture"])
+    client.info()
+    assert [name for name, *_ in server.calls] == ["GetServerInfo"]
+    assert [result.error for result in results] == [None]
+
+
+def test_the_time_limit_holds_for_what_is_asked_about_a_stream_that_ended(connect: Any, server: SmallServer) -> None:
+    def source() -> Iterator[bytes]:
+        yield b"one"
+        assert stored.wait(20)
+        # In gRPC's words the reason is lost, and the client asks for it.
+        server.failing("BulkInsert.batch", Failure(StatusCode.INTERNAL, "Internal error from Core"))
+        server.gated = frozenset({"BulkInsert"})
+        yield b"two"
+
+    stored = threading.Event()
+    results = connect(server.address, timeout=None).insert_many(source(), timeout=1)
+    assert next(results).error is None
+    stored.set()
+    with pytest.raises(DeadlineExceededError):
+        next(results)
+    assert server.waiting.is_set()
+
+
 def test_messages_stay_within_the_limits(client: Any, server: SmallServer) -> None:
     size = LIMITS.max_message_bytes // 3
     assert len(list(client.insert_many(bytes([number]) * size for number in range(7)))) == 7

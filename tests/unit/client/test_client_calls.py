@@ -17,6 +17,7 @@ from PIL import Image as PilImage
 from clipseek import (
     Client,
     ClipseekError,
+    ConnectionLostError,
     DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
@@ -24,7 +25,6 @@ from clipseek import (
     Term,
     UnavailableError,
 )
-from clipseek.errors import ConnectionLostError
 from small_server import LIMITS, MODEL, Failure, SmallServer
 
 DATA = os.urandom(200_000)
@@ -374,7 +374,6 @@ def test_reads_are_repeated_while_the_server_is_away(client: Any, server: SmallS
     ("method", "arguments", "code", "error"),
     [
         ("Insert", ("fail_if_there", b"picture"), StatusCode.UNAVAILABLE, ConnectionLostError),
-        ("BatchDeleteImages", ("delete", "a"), StatusCode.UNAVAILABLE, ConnectionLostError),
         ("CreateCollection", ("create_collection", "a"), StatusCode.UNAVAILABLE, ConnectionLostError),
         ("DeleteCollection", ("delete_collection", "a"), StatusCode.UNAVAILABLE, ConnectionLostError),
         ("GetImage", ("get", "a"), StatusCode.INTERNAL, InternalError),
@@ -406,6 +405,20 @@ def test_a_write_that_is_as_good_twice_is_sent_again_when_its_server_goes_away(
         assert client.insert(b"picture", image_id="b", on_exists=on_exists).image_id == "b"
     assert client.update("a", {"n": 1}).metadata == {"n": 1}
     assert [len(server.asked(method)) for method in ("Insert", "UpdateImage")] == [4, 2]
+
+
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.CANCELLED])
+def test_a_delete_is_sent_again_when_its_server_goes_away(client: Any, server: SmallServer, code: StatusCode) -> None:
+    stored(server, "a", "b")
+    server.failing("BatchDeleteImages", Failure(code))
+    deleted = client.delete(["a", "z"])
+    assert (deleted.count, deleted.missing) == (1, ("z",))
+    # All was done, and the answer is lost: what this very call deleted is missing the second time.
+    server.failing("BatchDeleteImages done", Failure(code))
+    deleted = client.delete("b")
+    assert (deleted.count, deleted.missing) == (0, ("b",))
+    assert server.images == {}
+    assert len(server.asked("BatchDeleteImages")) == 4
 
 
 def test_a_server_that_went_away_may_be_unreachable_for_a_while(client: Any, server: SmallServer) -> None:
@@ -471,6 +484,63 @@ def test_deadlines(connect: Any, server: SmallServer) -> None:
     threading.Timer(0.3, server.gate.set).start()
     with pytest.raises(NotFoundError):
         hasty.get("a", timeout=float("inf"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.get_many(["a"], timeout=0.2),
+        lambda client: client.delete("a", timeout=0.2),
+        lambda client: client.embed_text("a cat", timeout=0.2),
+        lambda client: client.embed_image(b"picture", timeout=0.2),
+        lambda client: list(client.insert_many([b"picture"], timeout=0.2)),
+    ],
+)
+@pytest.mark.parametrize("default", [60, None])
+def test_the_deadline_holds_for_what_a_call_asks_first(
+    connect: Any, server: SmallServer, call: Any, default: float | None
+) -> None:
+    server.gated = frozenset({"GetServerInfo"})
+    with pytest.raises(DeadlineExceededError):
+        call(connect(server.address, timeout=default))
+
+
+def test_who_stores_many_waits_for_the_limits_as_for_a_call(connect: Any, server: SmallServer) -> None:
+    server.gated = frozenset({"GetServerInfo"})
+    with pytest.raises(DeadlineExceededError):
+        list(connect(server.address, timeout=0.2).insert_many([b"picture"]))
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("BatchGetImages", lambda client, **given: client.get_many(map(str, range(40)), **given)),
+        ("BatchDeleteImages", lambda client, **given: client.delete(map(str, range(40)), **given)),
+        ("EmbedText", lambda client, **given: client.embed_texts(map(str, range(50)), **given)),
+        ("EmbedImage", lambda client, **given: client.embed_images([b"picture"] * 50, **given)),
+    ],
+)
+def test_all_requests_of_a_call_share_its_deadline(connect: Any, server: SmallServer, method: str, call: Any) -> None:
+    server.slow = 0.1
+    with pytest.raises(DeadlineExceededError):
+        call(connect(server.address), timeout=0.5)
+    assert 1 < len(server.asked(method)) < 10
+    with pytest.raises(DeadlineExceededError):
+        call(connect(server.address, timeout=0.5))
+    server.calls.clear()
+    server.slow = 0.0
+    call(connect(server.address, timeout=0.1), timeout=float("inf"))
+    assert len(server.asked(method)) == 10
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_no_time_at_all(client: Any, server: SmallServer, timeout: float) -> None:
+    for _ in range(20):
+        with pytest.raises(DeadlineExceededError):
+            client.info(timeout=timeout)
+        with pytest.raises(DeadlineExceededError):
+            client.download("a", timeout=timeout)
+    assert server.calls == []
 
 
 def test_nobody_there(connect: Any, unused_tcp_port: int) -> None:

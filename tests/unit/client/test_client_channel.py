@@ -1,15 +1,19 @@
 """Where an address leads, and what a client sends along."""
 
+import asyncio
+import contextlib
 import json
 import multiprocessing
+import socket
 import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipseek import Client, Tls
+from clipseek import AsyncClient, Client, Tls, TlsError, UnavailableError
 from clipseek.channel import Endpoint, channel_options, credentials, endpoint, token_metadata
 from small_server import SmallServer
 
@@ -105,6 +109,98 @@ def test_threads_share_a_client(client: Any, server: SmallServer) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(insert, range(8))) == [f"id-{number}" for number in range(8)]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_server_without_tls_is_told_from_one_that_is_not_trusted(
+    connect: Any, server: SmallServer, several: bool
+) -> None:
+    address = f"{server.address},{server.address}" if several else server.address
+    for client in (connect(f"grpcs://{address}"), connect(address, tls=Tls())):
+        with pytest.raises(TlsError, match="has no TLS; use grpc://") as caught:
+            client.insert(b"picture")
+        assert not caught.value.may_pass
+
+
+def test_a_handshake_that_fails_for_another_reason(connect: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(5)
+                        connection.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # TLS' alert "handshake_failure"
+                        connection.recv(10_000)
+
+        refusing = threading.Thread(target=refuse, daemon=True)
+        refusing.start()
+        address = f"grpcs://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=r"HANDSHAKE_FAILURE.*or, if it has no TLS, use grpc://") as caught:
+            connect(address).insert(b"picture")
+        assert "certificate" in caught.value.message
+        listener.shutdown(socket.SHUT_RDWR)
+    refusing.join(10)
+
+
+def test_an_asynchronous_client_in_another_event_loop_says_so(server: SmallServer) -> None:
+    calls: list[Callable[[AsyncClient], Awaitable[Any]]] = [
+        lambda client: client.info(),
+        lambda client: client.health(),
+        lambda client: client.embed_text("a cat"),
+        lambda client: anext(client.insert_many([b"picture"])),
+        lambda client: anext(client.check()),
+        lambda client: client.download("a"),
+    ]
+
+    async def used() -> AsyncClient:
+        client = AsyncClient(server.address)
+        await client.embed_text("a cat")
+        return client
+
+    async def call(client: AsyncClient, number: int) -> None:
+        await calls[number](client)
+
+    with asyncio.Runner() as living, asyncio.Runner() as ended:
+        clients = living.run(used()), ended.run(used())
+        ended.close()
+        for client in clients:
+            for number in range(len(calls)):
+                with pytest.raises(RuntimeError, match="made in another event loop; make one in each"):
+                    asyncio.run(call(client, number))
+            asyncio.run(client.close())
+
+
+def test_an_asynchronous_client_wants_an_event_loop(server: SmallServer) -> None:
+    with pytest.raises(RuntimeError, match="no event loop runs here"):
+        AsyncClient(server.address)
+
+
+def test_an_asynchronous_client_from_before_a_fork_says_so(server: SmallServer) -> None:
+    async def used() -> AsyncClient:
+        client = AsyncClient(server.address)
+        await client.info()
+        return client
+
+    with asyncio.Runner() as runner:
+        client = runner.run(used())
+        context = multiprocessing.get_context("fork")
+        results = context.SimpleQueue()
+
+        def child() -> None:
+            try:
+                asyncio.run(client.info())
+            except RuntimeError as error:
+                results.put(str(error))
+
+        process = context.Process(target=child)
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+        assert "start processes with spawn or forkserver" in results.get()
+        assert runner.run(client.info()).version
+        runner.run(client.close())
 
 
 def test_a_client_from_before_a_fork_says_so_and_a_new_one_works(server: SmallServer) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import clipseek
-from clipseek import AsyncClient, Client
+from clipseek import AsyncClient, Client, errors, results
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -55,3 +55,14 @@ def test_importing_the_client_loads_nothing_heavy() -> None:
 def test_what_is_exported_is_there() -> None:
     assert all(getattr(clipseek, name) for name in clipseek.__all__)
     assert clipseek.__version__[0].isdigit()
+
+
+def test_what_callers_meet_is_exported() -> None:
+    kinds = [
+        kind
+        for module in (errors, results)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+    ]
+    # How gRPC loses a status is no concern of theirs.
+    assert {kind.__name__ for kind in kinds} - set(clipseek.__all__) == {"StatusLostError"}
