@@ -234,6 +234,7 @@ class Load:
 
     Attributes:
         acknowledged: What was stored, by id.
+        deleted: The ids of pictures that were stored, and deleted again.
         updated: The last number that was stored with each picture that is updated again and again.
         reads: How many calls of the others were answered.
         failures: What their callers saw.
@@ -241,6 +242,7 @@ class Load:
 
     def __init__(self, client: Client, collection: str) -> None:
         self.acknowledged: dict[str, bytes] = {}
+        self.deleted: list[str] = []
         self.updated = dict.fromkeys(["p0", "p4"], 0)
         self.reads = 0
         self.failures: list[tuple[str, ClipseekError]] = []
@@ -262,6 +264,7 @@ class Load:
         # So many that some are under way whenever a server dies.
         work += [lambda name=name: self._insert(name) for name in "abcdefgh"] + [self._insert_many]
         work += [lambda image_id=image_id: self._update(image_id) for image_id in self.updated]
+        work += [lambda name=name: self._insert_and_delete(name) for name in "qrstuvwx"]
         self._threads = [Background(self._until_stopped(each)) for each in work]
 
     def stop(self) -> None:
@@ -292,6 +295,16 @@ class Load:
             self.acknowledged[image_id] = picture(number)
         except ClipseekError as error:
             self.failures.append(("insert", error))
+
+    def _insert_and_delete(self, name: str) -> None:
+        image_id = f"{name}{len(self.deleted)}"
+        try:
+            self._client.insert(picture(600_000 + ord(name)), image_id=image_id, collection=self._collection)
+            for _ in range(5):  # most of the time, so that some are under way whenever a server dies
+                self._client.delete(image_id, collection=self._collection)
+            self.deleted.append(image_id)
+        except ClipseekError as error:
+            self.failures.append(("insert and delete", error))
 
     def _update(self, image_id: str) -> None:
         number = self.updated[image_id] + 1
@@ -325,13 +338,15 @@ def test_one_is_killed_under_load_and_comes_back(servers: tuple[ServerProcess, S
         load = Load(client, "loaded")
         # Both are at work.
         until(lambda: all(calls_of(*each) > 20 for each in zip(servers, begin, strict=True)))
-        before, reads, updated = len(load.acknowledged), load.reads, dict(load.updated)
+        before, reads = len(load.acknowledged), load.reads
+        deleted, updated = len(load.deleted), dict(load.updated)
         address = dying.address
         dying.kill()
         until(
             lambda: (
                 len(load.acknowledged) > before + 20
                 and load.reads > reads + 40
+                and len(load.deleted) > deleted + 8
                 and all(load.updated[each] > updated[each] + 2 for each in updated)
             )
         )
@@ -349,6 +364,7 @@ def test_one_is_killed_under_load_and_comes_back(servers: tuple[ServerProcess, S
             assert time.monotonic() < end
         batch = client.get_many(list(load.acknowledged), collection="loaded", consistency="strong")
         assert batch.missing == ()
+        assert client.get_many(load.deleted, collection="loaded", consistency="strong").images == ()
         stored = client.get_many(list(load.updated), collection="loaded", consistency="strong").images
         assert {image.image_id: image.metadata for image in stored} == {
             image_id: {"n": number} for image_id, number in load.updated.items()
