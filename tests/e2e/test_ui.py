@@ -8,10 +8,12 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -44,9 +46,10 @@ class PageProcess:
 
 
 @contextmanager
-def serving_page(server: str, temporary: Path, *options: str) -> Iterator[PageProcess]:
-    command = [sys.executable, "-m", "clipseek", "--server", server, "--json", "ui", "--listen", "127.0.0.1:0"]
-    command += options
+def serving_page(server: str, temporary: Path, *options: str, before: str = "") -> Iterator[PageProcess]:
+    """The page of a server; ``before`` is Python code that its process begins with."""
+    program = ["-c", f"{before}\nfrom clipseek.__main__ import main\nmain()"] if before else ["-m", "clipseek"]
+    command = [sys.executable, *program, "--server", server, "--json", "ui", "--listen", "127.0.0.1:0", *options]
     environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen([*command, "--no-open"], stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -576,6 +579,11 @@ def test_an_original_that_is_not_there_is_said(browser, served, collection):
     context.close()
 
 
+def test_browsers_that_ask_for_an_icon_are_told_that_there_is_none(browser, served):
+    with browser.new_context() as context:
+        assert context.request.get(f"{served.url}favicon.ico").status == 204
+
+
 def test_strangers_names_are_refused(browser, server, tmp_path):
     with serving_page(server.address, tmp_path, "--host", "Pictures.example.org") as page:
         context = browser.new_context()
@@ -603,6 +611,107 @@ def test_strangers_names_are_refused(browser, server, tmp_path):
             headers = {"Host": f"localhost:{port}", "Origin": origin}
             assert context.request.get(page.url + "en/config", headers=headers).status == status, origin
         context.close()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """Another web server, with a page of which a script runs, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><script>document.title = 'it runs in ' + location.origin</script>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+# Gradio fetches nothing of private addresses. On the internet the other server would have a public one.
+_ALL_IS_PUBLIC = "import safehttpx; safehttpx.is_public_ip = lambda ip: True"
+
+
+@pytest.fixture
+def credulous(browser, server, tmp_path) -> Iterator[str]:
+    """The address of a page whose process could fetch from anywhere."""
+    with serving_page(server.address, tmp_path, before=_ALL_IS_PUBLIC) as running:
+        yield running.url
+
+
+def test_the_page_fetches_nothing_by_an_address_in_a_path(browser, credulous, elsewhere):
+    address, asked = elsewhere
+    with browser.new_context() as context:
+        roads = (
+            f"file=http://{address}/a",
+            f"file=http%3A%2F%2F{address}/a",
+            f"file=HTTP://{address}/a",
+            f"%66ile=http://{address}/a",
+            f"file/http://{address}/a",
+            f"proxy=http://{address}/a",
+            f"proxy%3Dhttp%3A//{address}/a",
+        )
+        for language in ("en", "zh-TW"):
+            for road in roads:
+                for send in (context.request.get, context.request.head):
+                    assert send(f"{credulous}{language}/gradio_api/{road}").status == 404, road
+        assert asked == []
+
+
+def test_the_page_fetches_nothing_by_the_address_of_a_file_that_was_sent(visit, credulous, elsewhere):
+    address, asked = elsewhere
+    page = visit(url=credulous, into="")
+    # Whatever is sent to the page may be called a file.
+    page.evaluate(
+        """async (address) => {
+            const { dependencies } = await (await fetch("config")).json();
+            for (const { id, inputs, targets } of dependencies) {
+                const file = { path: `http://${address}/${id}.png`, meta: { _type: "gradio.FileData" } };
+                const session_hash = `stranger${id}`;
+                const body = JSON.stringify({
+                    data: inputs.map(() => file), fn_index: id, session_hash,
+                    trigger_id: targets[0][0], event_data: null,
+                });
+                const headers = { "content-type": "application/json" };
+                await fetch("gradio_api/queue/join", { method: "POST", headers, body });
+                await (await fetch(`gradio_api/queue/data?session_hash=${session_hash}`)).text();
+            }
+        }""",
+        address,
+    )
+    assert asked == []
+
+
+def test_a_link_on_a_strangers_page_leads_to_the_page_alone(visit, credulous, elsewhere):
+    address, asked = elsewhere
+    page = visit(url=credulous, into="")
+    links = {
+        "file": f"{credulous}en/gradio_api/file=http://{address}/prize.html",
+        "config": f"{credulous}en/config",
+        "original": f"{credulous}en/original?collection=default&id=a",
+        "page": f"{credulous}en/",
+        "start": credulous,
+    }
+    body = "".join(f'<a id="{name}" href="{url}">win a prize</a>' for name, url in links.items())
+    # A name of another site, and another port of this one.
+    for stranger in ("http://stranger.test/", f"http://{address}/stranger"):
+        page.route(stranger, lambda route: route.fulfill(body=body, content_type="text/html"))
+        for name, url in links.items():
+            page.goto(stranger)
+            with page.expect_response(url) as response:
+                page.click(f"#{name}")
+            refused = response.value.status == 403
+            assert refused == (name not in ("page", "start")), (stranger, name, response.value.status)
+        expect(page.locator("#server .model")).to_be_visible(timeout=TIMEOUT)
+    assert asked == []
 
 
 @pytest.fixture
