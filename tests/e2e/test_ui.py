@@ -21,9 +21,12 @@ from grpc import StatusCode
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from chromium import chromium
-from clipseek import NotFoundError, Term
+from clipseek import Client, NotFoundError, Term
 from clipseek.ui.words import CHINESE, ENGLISH, Words
+from clipseek_server.config import Settings
+from clipseek_server.encoding.bundle import read_manifest
 from pictures import picture
+from servers import ServerThread
 from small_server import Failure, SmallServer, start
 
 pytestmark = pytest.mark.xdist_group("ui")  # one browser
@@ -431,6 +434,41 @@ def test_model_and_limits_are_in_sight(visit, client):
     expect(header).to_contain_text("31.4 MB and 100 megapixels")
     header.get_by_text(ENGLISH.limits_more).click()
     expect(header.get_by_text(f"{info.limits.max_image_bytes:,}")).to_be_visible()
+
+
+@pytest.fixture
+def two_models(bundle, other_bundle, tmp_path) -> Settings:
+    """The settings of a server of two models; its collection ``second`` is of the second one."""
+    settings = Settings(listen="127.0.0.1:0", bundles=[bundle, other_bundle], data_dir=tmp_path / "data")
+    with ServerThread(settings) as running, Client(running.address) as client:
+        client.create_collection("first", model=read_manifest(bundle).name)
+        client.create_collection("second", model=read_manifest(other_bundle).name)
+    return settings
+
+
+def test_the_model_at_the_top_is_that_of_the_collection(visit, two_models, tmp_path):
+    first, second = (read_manifest(bundle).name for bundle in two_models.bundles)
+    with (
+        ServerThread(two_models) as running,
+        serving_page(running.address, tmp_path, "--collection", "second") as served,
+    ):
+        page = visit(url=served.url, into="")
+        expect(page.locator("#server .model strong")).to_have_text(second, timeout=TIMEOUT)
+        for chosen, model in (("first", first), ("second", second), ("new", first), ("second", second), ("No!", first)):
+            page.locator("#collection input").fill(chosen)
+            page.locator("#collection input").press("Enter")
+            expect(page.locator("#server .model strong")).to_have_text(model, timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_no_model_is_named_for_a_collection_that_the_servers_models_do_not_fit(visit, two_models, tmp_path, locale):
+    settings = two_models.model_copy(update={"bundles": two_models.bundles[:1]})
+    with ServerThread(settings) as running, serving_page(running.address, tmp_path, "--collection", "second") as served:
+        page = visit(url=served.url, locale=locale, into="")
+        expect(page.locator("#server .model")).to_have_text(LOCALES[locale].other_model, timeout=TIMEOUT)
+        choose(page, "first")
+        name = read_manifest(settings.bundles[0]).name
+        expect(page.locator("#server .model strong")).to_have_text(name, timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,11 @@ Nothing is remembered here: one ``Actions`` serves all sessions of a language.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from clipseek import Client, InsertItem, NotFoundError
-from clipseek.results import Limits
+from clipseek import Client, InsertItem, InvalidArgumentError, NotFoundError
+from clipseek.results import Limits, Model, ServerInfo
 from clipseek.ui import markup
 from clipseek.ui.problems import EXPECTED, explain
 from clipseek.ui.query import Query, QueryPicture
@@ -19,15 +18,6 @@ from clipseek.ui.words import Words
 
 _PATIENCE_SECONDS = 10.0
 """For a server that is away while pictures are added: somebody looks at the page and waits."""
-
-
-@dataclass(frozen=True)
-class Overview:
-    """What the page shows before anything was asked; ``limits`` is ``None`` if the server is away."""
-
-    header: str
-    collections: list[str]
-    limits: Limits | None
 
 
 class Actions:
@@ -44,14 +34,21 @@ class Actions:
         self._client = client
         self._uploads = Uploads(folder)
 
-    def overview(self) -> Overview:
-        """The server's model and limits, and the collections that there are."""
+    def about(self, collection: str) -> tuple[str, Limits]:
+        """What the server is for a collection, and what it takes; raises what the client does."""
+        info = self._client.info()
+        return markup.header(info, self._model(info, collection), self.words), info.limits
+
+    def _model(self, info: ServerInfo, collection: str) -> Model | None:
         try:
-            info = self._client.info()
-            names = self.collections()
-        except EXPECTED as error:
-            return Overview(markup.header_without_server(self.words, self.problem(error, "")), [], None)
-        return Overview(markup.header(info, self.words), names, info.limits)
+            name = self._client.get_collection(collection).model.name
+        except (NotFoundError, InvalidArgumentError):
+            return info.models[0]  # with which it would be made
+        return next((model for model in info.models if model.name == name), None)
+
+    def away(self, error: Exception) -> str:
+        """What stands for that while no server answers."""
+        return markup.header_without_server(self.words, self.problem(error, ""))
 
     def collections(self) -> list[str]:
         """The collections' names, in their order."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 from clipseek.pictures import sniff
-from clipseek.results import Hit, Image, Json, ServerInfo
+from clipseek.results import Hit, Image, Json, Model, ServerInfo
 from clipseek.ui.query import QueryPicture
 from clipseek.ui.words import Words
 
@@ -26,23 +26,29 @@ def name(image: Image) -> str:
     return str(image.metadata.get("file") or image.image_id)
 
 
-def header(info: ServerInfo, words: Words) -> str:
-    """The model that searches, and what the server takes."""
-    model, limits = info.models[0], info.limits
-    line = words.model_line.format(dimension=model.dimension, precision=model.precision)
-    description = f'<p class="description">{text(model.description)}</p>' if model.description else ""
-    values = vars(limits) | {"context_length": model.context_length}
-    rows = _facts((label, f"{values[key]:,}") for key, label in words.limit_names.items())
+def header(info: ServerInfo, model: Model | None, words: Words) -> str:
+    """The model that searches, if the server has it, and what the server takes."""
+    limits = info.limits
+    values = vars(limits) | ({"context_length": model.context_length} if model else {})
+    rows = _facts((label, f"{values[key]:,}") for key, label in words.limit_names.items() if key in values)
     summary = words.limits_line.format(
         formats=", ".join(media_type.removeprefix("image/").upper() for media_type in info.media_types),
         megabytes=_millions(limits.max_image_bytes),
         megapixels=_millions(limits.max_image_pixels),
     )
     return (
-        f'<div class="model"><p><strong>{text(model.name)}</strong> <span>{text(line)}</span></p>{description}</div>'
+        f'<div class="model">{_model(model, words)}</div>'
         f'<details class="limits"><summary>{text(summary)} <span>{text(words.limits_more)}</span></summary>{rows}'
         "</details>"
     )
+
+
+def _model(model: Model | None, words: Words) -> str:
+    if model is None:
+        return f"<p>{text(words.other_model)}</p>"
+    line = words.model_line.format(dimension=model.dimension, precision=model.precision)
+    description = f'<p class="description">{text(model.description)}</p>' if model.description else ""
+    return f"<p><strong>{text(model.name)}</strong> <span>{text(line)}</span></p>{description}"
 
 
 def header_without_server(words: Words, problem: str) -> str:

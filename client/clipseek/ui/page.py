@@ -190,17 +190,25 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
 
         def open_page(chosen: str | None, count: float) -> tuple[object, ...]:
             """What the server says of itself; what the fields ask for, if it answers, comes after it."""
-            overview = actions.overview()
-            if overview.limits is None:
-                return overview.header, gr.skip(), gr.skip(), False, gr.Timer(active=True)
             # What somebody has chosen while the server was away stays as it is.
             current = _name(chosen)
-            if current == first and not collection and first not in overview.collections:
-                current = next(iter(overview.collections), first)
-            choices, largest = sorted({*overview.collections, current}), overview.limits.max_top_k_with_mask
+            try:
+                collections = actions.collections()
+                if current == first and not collection and first not in collections:
+                    current = next(iter(collections), first)
+                about, limits = actions.about(current)
+            except EXPECTED as error:
+                return actions.away(error), gr.skip(), gr.skip(), False, gr.Timer(active=True)
+            choices, largest = sorted({*collections, current}), limits.max_top_k_with_mask
             chooser = gr.Dropdown(choices=choices) if current == chosen else gr.Dropdown(choices=choices, value=current)
             slider = gr.Slider(maximum=largest) if count <= largest else gr.Slider(maximum=largest, value=largest)
-            return overview.header, chooser, slider, True, gr.Timer(active=False)
+            return about, chooser, slider, True, gr.Timer(active=False)
+
+        def describe(current: str | None) -> object:
+            try:
+                return actions.about(_name(current))[0]
+            except EXPECTED:
+                return gr.skip()  # the answer that comes with it says it
 
         def search_if_reached(request: gr.Request, event: gr.EventData, is_reached: bool, *given: Any) -> Iterator[Any]:
             # Until then what somebody has asked, and the error that came of it, stays in sight.
@@ -216,6 +224,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             search_if_reached, [reached, *asked], found, **private
         )
         gr.on([sentence.submit, where.submit, go.click], question(search), asked, found, **latest)
+        name.change(describe, [name], [header], **latest)
         name.input(question(other_collection), asked, [picture, slot, *found], **latest)
         slot.attach(question(attach), asked, [picture, slot, *found], **each)
         slot.detach(question(detach), asked, [picture, slot, *found], **each)
