@@ -1,17 +1,14 @@
 """Search results as one HTML file that needs nothing else: thumbnails are inside, and no request leaves it."""
 
-import base64
 import html
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from clipseek.pictures import sniff
+from clipseek.pictures import SHOWN_BY_BROWSERS, data_uri, sniff
 from clipseek.results import Hit, Json
 
-# What browsers show; the others stay nameplates.
-_SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/avif"}
 # A query picture larger than this would make the page slow to open.
 _LARGEST_INLINE = 4 * 1024 * 1024
 
@@ -51,7 +48,7 @@ def gallery_html(sections: Iterable[Section], *, title: str = "clipseek", subtit
 
 
 def _section(section: Section) -> str:
-    picture = f'<img class="asked" src="{_data_uri(section.picture)}" alt="">' if _shown(section.picture) else ""
+    picture = _img(section.picture, 'class="asked" alt=""')
     note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
     cards = "\n".join(_card(rank, hit) for rank, hit in enumerate(section.hits, section.offset + 1))
     hits = f'<ol class="hits">\n{cards}\n</ol>' if cards else '<p class="note">Nothing found.</p>'
@@ -62,11 +59,7 @@ def _section(section: Section) -> str:
 def _card(rank: int, hit: Hit) -> str:
     image = hit.image
     name = str(image.metadata.get("file") or image.image_id)
-    thumbnail = (
-        f'<img src="{_data_uri(image.thumbnail)}" alt="{html.escape(name)}">'
-        if _shown(image.thumbnail)
-        else '<span class="blank">no thumbnail</span>'
-    )
+    thumbnail = _img(image.thumbnail, f'alt="{html.escape(name)}"') or '<span class="blank">no thumbnail</span>'
     rows = {
         "id": image.image_id,
         "size": f"{image.width} x {image.height}",
@@ -82,13 +75,10 @@ def _card(rank: int, hit: Hit) -> str:
     )
 
 
-def _shown(picture: bytes | None) -> bool:
-    return picture is not None and len(picture) <= _LARGEST_INLINE and sniff(picture[:32]) in _SHOWN
-
-
-def _data_uri(picture: bytes | None) -> str:
-    data = picture or b""
-    return f"data:{sniff(data[:32])};base64,{base64.b64encode(data).decode('ascii')}"
+def _img(picture: bytes | None, attributes: str) -> str:
+    if picture is None or len(picture) > _LARGEST_INLINE or sniff(picture[:32]) not in SHOWN_BY_BROWSERS:
+        return ""
+    return f'<img src="{data_uri(picture)}" {attributes}>'
 
 
 def _text(value: Json) -> str:

@@ -1,5 +1,6 @@
 """Pictures as callers have them: bytes, a path or a PIL image. Pillow is used only if the caller does."""
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -28,6 +29,9 @@ class PilImage(Protocol):
     def getexif(self) -> Any:
         """The EXIF block; a mapping."""
 
+
+SHOWN_BY_BROWSERS = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/avif"})
+"""The media types that browsers show."""
 
 Picture: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | PilImage
 
@@ -84,6 +88,11 @@ def sniff(start: bytes) -> str | None:
     if start[4:8] == b"ftyp":
         return _FTYP.get(start[8:12])
     return None
+
+
+def data_uri(picture: bytes) -> str:
+    """The bytes of a picture's file as an address that holds them."""
+    return f"data:{sniff(picture[:32])};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 _MAGIC = (

@@ -33,6 +33,8 @@ pytestmark = pytest.mark.xdist_group("ui")  # one browser
 
 LOCALES = {"en-US": ENGLISH, "zh-TW": CHINESE}
 TIMEOUT = 20_000  # ms; of waiting for a condition
+ARRIVAL = re.compile(r"/gradio_api/upload(\?|$)")
+"""What a file that is sent to the page is sent to."""
 
 
 @dataclass
@@ -265,21 +267,28 @@ def test_a_chosen_picture_finds_itself(visit, stored, pictures):
     expect(cards(page)).to_have_count(4)
 
 
-@pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_picture_can_be_pasted_and_dropped(visit, stored, pictures, way):
-    page = visit()
+def drop(page: Page, *files: Path, way: str = "drop") -> None:
+    """Drop, or paste, files on the page."""
     page.evaluate(
-        """([data, way]) => {
-            const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+        """([files, way]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], "four.png", { type: "image/png" }));
+            for (const [name, data] of files) {
+                const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+                transfer.items.add(new File([bytes], name, { type: "image/png" }));
+            }
             const event = way === "paste"
                 ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true })
                 : new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
             document.body.dispatchEvent(event);
         }""",
-        [base64.b64encode(pictures[3].read_bytes()).decode(), way],
+        [[[file.name, base64.b64encode(file.read_bytes()).decode()] for file in files], way],
     )
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_picture_can_be_pasted_and_dropped(visit, stored, pictures, way):
+    page = visit()
+    drop(page, pictures[3], way=way)
     check_found_itself(page, "four.png")
 
 
@@ -473,13 +482,36 @@ def test_no_model_is_named_for_a_collection_that_the_servers_models_do_not_fit(v
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [("en-US", ENGLISH), ("de-DE", ENGLISH), ("zh-TW", CHINESE), ("zh-HK", CHINESE)],
+    [("en-US", ENGLISH), ("de-DE", ENGLISH), ("zh-TW", CHINESE), ("zh-CN", CHINESE), ("zh-HK", CHINESE)],
 )
 def test_the_browser_chooses_the_language(visit, wanted, words):
     page = visit(locale=wanted)
     assert page.url.endswith(f"/{words.language}/")
     expect(page.locator("html")).to_have_attribute("lang", words.language)
     expect(page.get_by_role("button", name=words.search, exact=True)).to_be_visible()
+    page.get_by_role("tab", name=words.tab_add).click()
+    expect(page.locator("#files")).to_have_text(f"{words.add} {words.add_drop}")
+
+
+@pytest.mark.parametrize(("locale", "others"), [("en-US", ["de-DE", "fr-FR"]), ("zh-TW", ["zh-CN", "zh-HK"])])
+def test_the_page_speaks_one_language_only_whatever_the_browser_speaks(visit, stored, locale, others):
+    words = LOCALES[locale]
+
+    def says(spoken: str) -> list[str]:
+        """All that is read out of it."""
+        page = visit(locale=spoken)
+        expect(cards(page)).to_have_count(4)
+        page.get_by_role("button", name=words.options).click()
+        expect(page.get_by_role("spinbutton", name=re.compile(words.top_k))).to_be_visible()
+        shown = [page.locator("body").aria_snapshot()]
+        page.get_by_role("tab", name=words.tab_add).click()
+        expect(page.locator("#files")).to_be_visible()
+        return [*shown, page.locator("body").aria_snapshot()]
+
+    expected = says(locale)
+    assert words.add_drop in expected[1]
+    for other in others:
+        assert says(other) == expected, other
 
 
 def test_no_request_leaves_for_elsewhere(visit, served, collection, stored, pictures):
@@ -922,16 +954,78 @@ def test_a_picture_that_is_deleted_is_not_searched_with_any_more(three):
 @pytest.mark.parametrize("failing", [lambda route: route.fulfill(status=413, body="too large"), lambda r: r.abort()])
 def test_a_picture_that_does_not_arrive_is_said(visit, stored, pictures, failing):
     page = visit()
-    upload = re.compile(r"/gradio_api/upload(\?|$)")
-    page.route(upload, failing)
+    page.route(ARRIVAL, failing)
     page.locator("#picture input").set_input_files(pictures[0])
     expect(page.locator("#status").get_by_role("alert")).to_have_text(ENGLISH.picture_lost, timeout=TIMEOUT)
     expect(cards(page)).to_have_count(4)
     assert page.locator(".busy").count() == 0
+    assert page.locator(".toast-body").all_inner_texts() == []
     assert page.locator("#picture input").input_value() == ""
-    page.unroute(upload)
+    page.unroute(ARRIVAL)
     page.locator("#picture input").set_input_files(pictures[0])
     check_found_itself(page, "one.png")
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("failing", [lambda route: route.fulfill(status=413, body="too large"), lambda r: r.abort()])
+def test_pictures_to_add_of_which_none_arrives_are_said_and_can_be_added_again(
+    visit, client, collection, pictures, failing, locale
+):
+    words = LOCALES[locale]
+    page = visit(locale=locale)
+    page.get_by_role("tab", name=words.tab_add).click()
+    page.route(ARRIVAL, failing)
+    chooser, outcome = page.locator("#files input[type=file]"), page.locator("#outcome")
+    chooser.set_input_files(pictures[:2])
+    expect(outcome.get_by_role("alert")).to_have_text(words.none_arrived, timeout=TIMEOUT)
+    expect(chooser).to_be_enabled()
+    assert chooser.input_value() == ""
+    assert page.locator(".toast-body").all_inner_texts() == []
+    page.unroute(ARRIVAL)
+    chooser.set_input_files(pictures[:2])
+    expect(outcome).to_contain_text(words.outcomes["created"].format(count=2), timeout=TIMEOUT)
+    assert outcome.get_by_role("alert").count() == 0
+    page.route(ARRIVAL, failing)
+    chooser.set_input_files(pictures[:2])
+    expect(outcome.get_by_role("alert")).to_have_text(words.none_arrived, timeout=TIMEOUT)
+    page.unroute(ARRIVAL)
+    chooser.set_input_files(pictures[:2])
+    expect(outcome).to_contain_text(words.outcomes["unchanged"].format(count=2), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_a_picture_to_add_that_does_not_arrive_is_named_and_the_others_are_stored(
+    visit, client, collection, pictures, locale
+):
+    words = LOCALES[locale]
+    page = visit(locale=locale)
+    page.get_by_role("tab", name=words.tab_add).click()
+    outcome, said = page.locator("#outcome"), []
+
+    def fail_the_second(route: Route) -> None:
+        said.append(outcome.inner_text())
+        if b'filename="two (2).png"' in (route.request.post_data_buffer or b""):
+            route.fulfill(status=413, body="too large")
+        else:
+            route.continue_()
+
+    page.route(ARRIVAL, fail_the_second)
+    page.locator("#files input[type=file]").set_input_files(pictures)
+    expect(outcome).to_contain_text(words.outcomes["created"].format(count=3), timeout=TIMEOUT)
+    assert said == [words.sending.format(done=done, total=4) for done in range(4)]
+    expect(outcome.get_by_role("alert").locator("dt")).to_have_text("two (2).png")
+    expect(outcome.get_by_role("alert").locator("dd")).to_have_text(words.picture_lost)
+    held = {image.metadata["file"] for image in client.list(collection=collection)}
+    assert held == {file.name for file in pictures if file != pictures[1]}
+
+
+def test_pictures_can_be_dropped_to_be_added(visit, client, collection, pictures):
+    page = visit()
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    drop(page, *pictures[:2])
+    expect(page.locator("#outcome")).to_contain_text(ENGLISH.outcomes["created"].format(count=2), timeout=TIMEOUT)
+    held = {image.metadata["file"] for image in client.list(collection=collection)}
+    assert held == {file.name for file in pictures[:2]}
 
 
 def test_a_picture_to_search_with_stays_when_it_is_added(visit, stored, pictures, tmp_path):

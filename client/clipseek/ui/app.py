@@ -18,7 +18,8 @@ from clipseek.ui.words import LANGUAGES, preferred
 
 _STYLE = Path(__file__).with_name("style.css")
 
-# Gradio writes the browser's language there, which may be one that the page does not speak.
+# Gradio writes the browser's language there, which may be one that the page does not speak. Its own words, for which it
+# takes that language, are nowhere on the page.
 _LANGUAGE = """
 const root = document.documentElement, language = "%s";
 const keep = () => { if (root.lang !== language) root.lang = language; };

@@ -1,6 +1,5 @@
 """The HTML that the page shows. Everything from outside is escaped; the look is in ``style.css``."""
 
-import base64
 import html
 import json
 import time
@@ -8,13 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from urllib.parse import urlencode
 
-from clipseek.pictures import sniff
+from clipseek.pictures import SHOWN_BY_BROWSERS, data_uri
 from clipseek.results import Hit, Image, Json, Model, ServerInfo
 from clipseek.ui.query import QueryPicture
 from clipseek.ui.words import Words
-
-_SHOWN = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/avif"})
-"""What browsers show."""
 
 _LISTED_FAILURES = 100
 
@@ -97,7 +93,7 @@ def _card(image: Image, words: Words, rank: str = "", score: str = "") -> str:
     called, image_id, collection = text(name(image)), text(image.image_id), text(image.collection)
     show = text(words.show.format(name=name(image)))
     more = text(words.more_of.format(name=name(image)))
-    thumbnail = f'<img src="{_data_uri(image.thumbnail)}" alt="{called}">' if image.thumbnail else called
+    thumbnail = f'<img src="{data_uri(image.thumbnail)}" alt="{called}">' if image.thumbnail else called
     return (
         f'<li data-collection="{collection}">'
         f'<button type="button" class="picture" data-show="{image_id}" aria-label="{show}">{thumbnail}</button>'
@@ -115,7 +111,7 @@ def query_picture(picture: QueryPicture | None, words: Words) -> str:
             f"<span>{text(words.drop_hint)}</span></label>"
         )
     if picture.path is None:
-        shown = f'<img src="{_data_uri(picture.thumbnail)}" alt="">' if picture.thumbnail else ""
+        shown = f'<img src="{data_uri(picture.thumbnail)}" alt="">' if picture.thumbnail else ""
     else:
         # Gradio serves what was sent to it.
         shown = f'<img src="gradio_api/file={text(str(picture.path))}" alt="">'
@@ -126,6 +122,16 @@ def query_picture(picture: QueryPicture | None, words: Words) -> str:
     )
 
 
+def files(words: Words, *, busy: bool = False) -> str:
+    """The place to drop pictures to add; while others are stored it takes none."""
+    sending, lost = text(note(words.sending)), text(problem(words.none_arrived))
+    chooser = "" if busy else '<input type="file" multiple>'
+    return (
+        f'<label class="drop" data-sending="{sending}" data-lost="{lost}">{chooser}<strong>{text(words.add)}</strong> '
+        f"<span>{text(words.add_drop)}</span></label>"
+    )
+
+
 def details(image: Image, words: Words) -> str:
     """A dialog with the picture itself, its record, and what can be done with it."""
     called, image_id = name(image), text(image.image_id)
@@ -133,7 +139,7 @@ def details(image: Image, words: Words) -> str:
     shown = (
         f'<img src="{text(where)}" alt="{text(words.original_of.format(name=called))}" '
         f'width="{image.width}" height="{image.height}">'
-        if image.media_type in _SHOWN
+        if image.media_type in SHOWN_BY_BROWSERS
         else ""
     )
     facts = [
@@ -204,7 +210,3 @@ def _time(value: datetime) -> str:
 def _millions(value: int) -> str:
     """Rounded down, so that nothing is promised that is refused."""
     return f"{value // 100_000 / 10:g}"
-
-
-def _data_uri(picture: bytes) -> str:
-    return f"data:{sniff(picture[:32])};base64,{base64.b64encode(picture).decode('ascii')}"

@@ -77,7 +77,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
                     slot = gr.HTML(
                         markup.query_picture(None, words),
                         elem_id="picture",
-                        js_on_load=_script("picture.js"),
+                        js_on_load=_script("files.js") + _script("picture.js"),
                         apply_default_css=False,
                         min_width=240,
                         scale=2,
@@ -115,10 +115,18 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
                 )
                 gallery = gr.HTML(elem_id="gallery", js_on_load=_script("gallery.js"), apply_default_css=False)
             with gr.Tab(words.tab_add):
-                files = gr.File(label=words.add, file_count="multiple", elem_id="files", height=220)
+                files = gr.HTML(
+                    markup.files(words),
+                    elem_id="files",
+                    js_on_load=_script("files.js") + _script("add.js"),
+                    apply_default_css=False,
+                )
                 gr.HTML(markup.note(words.add_hint), apply_default_css=False)
                 outcome = gr.HTML(
-                    elem_id="outcome", html_template='<div role="status">${value}</div>', apply_default_css=False
+                    elem_id="outcome",
+                    html_template='<div role="status">${value}</div>',
+                    js_on_load=_script("outcome.js"),
+                    apply_default_css=False,
                 )
         details = gr.HTML(elem_id="details", js_on_load=_script("details.js"), apply_default_css=False)
 
@@ -177,16 +185,14 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         ) -> Iterator[tuple[object, ...]]:
             yield from answer(replace(query, picture=chosen), line=line)
 
-        def store(sent: list[dict[str, Any]] | None, collection: str) -> Iterator[tuple[object, object]]:
-            if not sent:
-                return
-            pictures = [Sent.of(file["path"], file["orig_name"]) for file in sent]
+        def store(event: gr.EventData, collection: str) -> Iterator[tuple[object, object]]:
+            pictures = [Sent.of(file["path"], file["name"]) for file in event.files]
             # Files that are chosen meanwhile would be dropped without a word.
-            busy: object = gr.File(interactive=False)
+            area: object = markup.files(words, busy=True)
             for line in actions.store(pictures, _name(collection)):
-                yield busy, line
-                busy = gr.skip()
-            yield gr.File(value=None, interactive=True), gr.skip()
+                yield area, line
+                area = gr.skip()
+            yield markup.files(words), gr.skip()
 
         def open_page(chosen: str | None, count: float) -> tuple[object, ...]:
             """What the server says of itself; what the fields ask for, if it answers, comes after it."""
@@ -234,10 +240,9 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         details.remove(remove, [picture], [removed, picture, slot], **each).then(
             question(search_again), [removed, picture, shown], found, **latest
         )
-        # The raw files, because the pictures are to be called as the browser calls them; where they lie is checked.
-        files.upload(store, [files, name], [files, outcome], preprocess=False, **private).then(
-            refresh, [name], [name], **latest
-        ).then(question(search), asked, found, **latest)
+        files.arrive(store, [name], [files, outcome], **private).then(refresh, [name], [name], **latest).then(
+            question(search), asked, found, **latest
+        )
 
     page.queue(default_concurrency_limit=None)
     return page

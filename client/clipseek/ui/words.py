@@ -55,7 +55,6 @@ class Words:
     more: str
     more_of: str
 
-    original: str
     original_of: str
     unshowable: str
     download: str
@@ -76,7 +75,10 @@ class Words:
     no_metadata: str
 
     add: str
+    add_drop: str
     add_hint: str
+    sending: str
+    none_arrived: str
     storing: str
     stored: str
     outcomes: dict[str, str]
@@ -151,7 +153,6 @@ ENGLISH = Words(
     show="Details of {name}",
     more="More like this",
     more_of="More like {name}",
-    original="Original",
     original_of="The picture {name}",
     unshowable="The picture cannot be shown: this browser does not know its kind, or it could not be fetched. "
     "Try to download it.",
@@ -172,7 +173,10 @@ ENGLISH = Words(
     metadata="Metadata",
     no_metadata="None.",
     add="Pictures to add to the collection",
+    add_drop="Drop them here, or choose them",
     add_hint="What is stored already is recognised by its content and left as it is.",
+    sending="Sending: {done} of {total}",
+    none_arrived="No file arrived. The page may be out of reach, or a proxy before it finds them too large. Try again.",
     storing="Storing: {done} of {total}",
     stored="Done: {counts}.",
     outcomes={"created": "{count} new", "updated": "{count} updated", "unchanged": "{count} unchanged"},
@@ -246,7 +250,6 @@ CHINESE = Words(
     show="{name} 的詳細資料",
     more="找相似圖片",
     more_of="找與 {name} 相似的圖片",
-    original="原始圖片",
     original_of="圖片 {name}",
     unshowable="無法顯示這張圖片：瀏覽器不支援這種格式，或無法取得原圖。請試著下載。",
     download="下載",
@@ -266,7 +269,10 @@ CHINESE = Words(
     metadata="中繼資料",
     no_metadata="無。",
     add="要加入圖庫的圖片",
+    add_drop="拖放到此處，或選擇檔案",
     add_hint="已經存在的圖片會依內容辨識，並保持原樣。",
+    sending="傳送中：{done}／{total}",
+    none_arrived="檔案都沒有送達。可能無法連上本頁，或中間的代理伺服器認為檔案太大。請再試一次。",
     storing="儲存中：{done}／{total}",
     stored="完成：{counts}。",
     outcomes={"created": "新增 {count} 張", "updated": "更新 {count} 張", "unchanged": "未變更 {count} 張"},
