@@ -634,11 +634,32 @@ def test_the_folder_for_what_browsers_send_is_private_and_goes_with_the_page(
         page = visit(url=running.url)
         page.locator("#picture input").set_input_files(pictures[0])
         check_found_itself(page, "one.png")
-        assert [path for path in running.files() if not path.is_relative_to(folder)] == []
+        assert [path for path in running.files() if not path.is_relative_to(folder / "sent")] == []
         assert [path for path in running.files() if path.name == "one.png"]
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(30) == 128 + signal.SIGTERM
     assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_page_leaves_goes_when_the_next_one_starts(visit, server, stored, pictures, collection, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    foreign = temporary / "clipseek-ui-notours"
+    foreign.mkdir()
+    with serving_page(server.address, temporary) as living, serving_page(server.address, temporary) as killed:
+        folders = {}
+        for running in (living, killed):
+            page = visit(url=running.url)
+            page.locator("#picture input").set_input_files(pictures[0])
+            check_found_itself(page, "one.png")
+            [folders[running.url]] = {path.parents[2] for path in running.files()} - set(folders.values())
+        killed.process.kill()
+        killed.process.wait(30)
+        assert folders[killed.url].exists()
+        with serving_page(server.address, temporary):
+            assert not folders[killed.url].exists()
+            assert list(folders[living.url].rglob("one.png"))
+    assert list(temporary.iterdir()) == [foreign]
 
 
 def test_an_original_that_is_not_there_is_said(browser, served, collection):

@@ -5,12 +5,11 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 
 from clipseek import Client
+from clipseek.ui.folder import private_folder
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -35,15 +34,14 @@ def serve(
         ready: Called when all is loaded, just before the first request is answered.
     """
     _end_in_order()
-    # Nobody else can read it, and it is gone at the end.
-    with tempfile.TemporaryDirectory(prefix="clipseek-ui-", ignore_cleanup_errors=True) as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+    with private_folder() as folder:
+        os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
         # Gradio reads these while it is imported.
         import uvicorn
 
         from clipseek.ui.app import make_app
 
-        app = make_app(client, Path(folder), hosts, collection)
+        app = make_app(client, folder, hosts, collection)
         # Browsers keep a connection open, which must not delay the end.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
 
