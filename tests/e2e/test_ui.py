@@ -961,6 +961,21 @@ def test_every_deletion_that_was_confirmed_is_done(three):
     assert names(page) == ["c"]
 
 
+def test_a_deletion_that_ends_late_does_not_take_the_place_of_what_was_asked_after_it(three):
+    server, page = three
+    server.gated, deleting = frozenset({"BatchDeleteImages"}), server.gate
+    delete(page, "a")
+    assert server.waiting.wait(TIMEOUT / 1000)
+    server.gated, server.gate = frozenset({"GetImage"}), threading.Event()
+    press(page, ENGLISH.more_of, "b")
+    until(page, lambda: server.asked("GetImage")[-1].image_id == "b")
+    deleting.set()
+    expect(page.locator("#status")).to_contain_text(ENGLISH.deleted.format(name="a"), timeout=TIMEOUT)
+    server.gate.set()
+    expect(page.locator("#picture .chosen")).to_contain_text("b", timeout=TIMEOUT)
+    expect(cards(page).locator(".score")).to_have_count(2, timeout=TIMEOUT)
+
+
 def test_a_picture_that_is_deleted_is_not_searched_with_any_more(three):
     server, page = three
     press(page, ENGLISH.more_of, "a")

@@ -177,8 +177,8 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         def remove(event: gr.EventData, chosen: QueryPicture | None) -> tuple[object, ...]:
             line = actions.remove(event.id, event.name, event.collection)
             if chosen and (chosen.image_id, chosen.collection) == (event.id, event.collection):
-                return line, None, markup.query_picture(None, words)
-            return line, gr.skip(), gr.skip()
+                return line, None, markup.query_picture(None, words), line
+            return line, gr.skip(), gr.skip(), line
 
         def search_again(
             _: gr.EventData, line: str, chosen: QueryPicture | None, query: Query
@@ -237,8 +237,9 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         for place in (gallery, details):
             place.more(question(more), asked, [sentence, picture, slot, name, *found], **each)
         gallery.show(look(show), None, [details, status], **each)
-        details.remove(remove, [picture], [removed, picture, slot], **each).then(
-            question(search_again), [removed, picture, shown], found, **latest
+        # A question that has only just been asked is asked of the server after the deletion.
+        details.remove(remove, [picture], [removed, picture, slot, status], **each).then(
+            question(search_again, gives_way=True), [removed, picture, shown], found, **latest
         )
         files.arrive(store, [name], [files, outcome], **private).then(refresh, [name], [name], **latest).then(
             question(search), asked, found, **latest

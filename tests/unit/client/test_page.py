@@ -177,6 +177,22 @@ def test_only_the_latest_question_of_a_session_is_answered():
     assert list(alone) == ["found"]
 
 
+def test_a_question_gives_way_to_one_that_nothing_was_said_about_yet():
+    questions = Questions()
+    said = questions.until_next("one", iter(["searching", "found"]))
+
+    def asked_meanwhile() -> Iterator[str]:
+        assert list(questions.until_next("one", iter(["again"]), gives_way=True)) == []
+        yield "searching"
+        assert list(questions.until_next("one", iter(["again"]), gives_way=True)) == ["again"]
+        yield "found"
+
+    assert next(said) == "searching"
+    assert list(questions.until_next("one", asked_meanwhile())) == ["searching"]
+    assert list(said) == []
+    assert list(questions.until_next("one", iter(["again"]), gives_way=True)) == ["again"]
+
+
 def test_sessions_that_wait_for_nothing_are_not_remembered():
     questions = Questions()
     for number in range(3):
