@@ -126,16 +126,9 @@ class Batcher(Generic[Item, Result]):
             DeadlineExceeded: The call's deadline passed before the item was run, or will before its turn comes.
             NotServing: The batcher is closed.
         """
-        if self._closed:
-            raise NotServing("the server is shutting down; retry elsewhere or later")
-        call.check_deadline()
-        queue = self._bulk if call.bulk else self._interactive
         weight = self._weigh(item)
-        self._check_in_time(queue, weight, call)
-        if not call.bulk and len(self._interactive) >= self._max_queue:
-            self._drop_dead()
-            if len(self._interactive) >= self._max_queue:
-                raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
+        self.check_room(weight, call)
+        queue = self._bulk if call.bulk else self._interactive
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         since = telemetry.now()
         queue.append(_Waiting(item, call, future, weight, since))
@@ -147,6 +140,25 @@ class Batcher(Generic[Item, Result]):
         if len(self._workers) < self._max_workers:
             self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
         return await future
+
+    def check_room(self, weight: float, call: Call) -> None:
+        """Refuse now what ``submit`` would refuse: whoever prepares an item with much work asks before.
+
+        Args:
+            weight: How much work the item will be.
+            call: Whose it is.
+
+        Raises:
+            Overloaded, DeadlineExceeded, NotServing: As for ``submit``.
+        """
+        if self._closed:
+            raise NotServing("the server is shutting down; retry elsewhere or later")
+        call.check_deadline()
+        self._check_in_time(self._bulk if call.bulk else self._interactive, weight, call)
+        if not call.bulk and len(self._interactive) >= self._max_queue:
+            self._drop_dead()
+            if len(self._interactive) >= self._max_queue:
+                raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
 
     def largest(self, item: Item) -> int:
         """How many items like this one go together at the measured pace; one before anything is known."""

@@ -31,12 +31,13 @@ class Model(Protocol):
         """The ONNX Runtime providers that the text session got."""
 
     async def decode(self, data: bytes, call: Call, *, thumbnail: bool) -> DecodedPicture:
-        """Decode a picture off the event loop; the result is small, whatever the picture.
+        """Decode a picture off the event loop, unless ``embed_picture`` would refuse it; the result is small.
 
         Raises:
             InvalidImage: Not a whole picture of a supported format.
             ImageTooLarge: Too many bytes or pixels, by its header.
-            DeadlineExceeded: The deadline passed before decoding began.
+            Overloaded: Too many pictures wait to be decoded or embedded.
+            DeadlineExceeded: The deadline passed before decoding began, or will before the picture could be embedded.
         """
 
     async def embed_picture(self, pixels: npt.NDArray[np.uint8], call: Call) -> Vector:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
@@ -29,7 +30,7 @@ class DecodePool:
     def __init__(self, threads: int, *, max_pixels: int, max_queue: int) -> None:
         self._max_pixels = max_pixels
         self._threads = thread_pool("decode", threads, giving_way=True)
-        self._queue: Batcher[Callable[[], DecodedPicture], DecodedPicture] = Batcher(
+        self._queue: Batcher[_Waiting, DecodedPicture] = Batcher(
             "picture decoding", self._run, max_batch=1, max_queue=max_queue, stage=Stage.DECODE, workers=threads
         )
 
@@ -39,10 +40,20 @@ class DecodePool:
         spec: PixelSpec,
         call: Call,
         *,
+        check_room: Callable[[], None] = lambda: None,
         jpeg_scale: float | None = None,
         thumbnail: Callable[[Image.Image], bytes] | None = None,
     ) -> DecodedPicture:
         """Decode a picture when its turn comes.
+
+        Args:
+            data: The picture's file.
+            spec: What the model takes.
+            call: Whose it is.
+            check_room: Raises if what comes after decoding would refuse the picture. It is asked now and again when the
+                picture's turn comes, so that a picture that cannot be used costs nothing.
+            jpeg_scale: See ``decode_picture``.
+            thumbnail: See ``decode_picture``.
 
         Raises:
             InvalidImage: Not a whole picture of a supported format.
@@ -50,16 +61,24 @@ class DecodePool:
             Overloaded: Too many pictures wait.
             DeadlineExceeded: The deadline passed before decoding began.
         """
+        check_room()
         decode = partial(
             decode_picture, data, spec, max_pixels=self._max_pixels, jpeg_scale=jpeg_scale, thumbnail=thumbnail
         )
-        return await self._queue.submit(decode, call)
+        return await self._queue.submit(_Waiting(decode, check_room), call)
 
     async def close(self) -> None:
         """Finish what waits and end the threads."""
         await self._queue.close()
         self._threads.shutdown()
 
-    async def _run(self, pictures: Sequence[Callable[[], DecodedPicture]]) -> list[DecodedPicture]:
-        loop = asyncio.get_running_loop()
-        return [await loop.run_in_executor(self._threads, decode) for decode in pictures]
+    async def _run(self, pictures: Sequence["_Waiting"]) -> list[DecodedPicture]:
+        [picture] = pictures
+        picture.check_room()
+        return [await asyncio.get_running_loop().run_in_executor(self._threads, picture.decode)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    decode: Callable[[], DecodedPicture]
+    check_room: Callable[[], None]

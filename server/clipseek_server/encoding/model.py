@@ -25,7 +25,7 @@ from clipseek_server.encoding.bundle import (
 )
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.pictures import DecodedPicture
-from clipseek_server.encoding.sessions import OPENVINO, GraphSession, check_runtime
+from clipseek_server.encoding.sessions import GraphSession, check_runtime
 from clipseek_server.encoding.text_cache import TextCache
 from clipseek_server.encoding.texts import EmbeddedText
 from clipseek_server.encoding.tokenizing import TextTokenizer, TokenizedText
@@ -126,12 +126,12 @@ class LoadedModel:
             vision, text = (session.result() for session in opened)
         tokenizer = TextTokenizer(folder / TOKENIZER_FILE, manifest.text)
         model = cls(manifest, vision, text, tokenizer, settings, decode_pool, thumbnail)
-        in_bf16 = OPENVINO in vision.providers and settings.openvino_precision == "bf16"
+        computes_in = "bf16" if vision.openvino_precision == "bf16" else manifest.precision
         for golden in manifest.golden:
-            model._check(golden, GOLDEN_COSINE["bf16" if in_bf16 else manifest.precision])
+            model._check(golden, GOLDEN_COSINE[computes_in])
         model._warm()
         log.info("model is loaded", model=manifest.name, vision=vision.providers, text=text.providers)
-        if manifest.precision == "int8" and OPENVINO in vision.providers:
+        if manifest.precision == "int8" and vision.openvino_precision:
             log.warning(
                 "OpenVINO takes longer for an int8 bundle than for one at fp32; serve the fp32 bundle",
                 model=manifest.name,
@@ -157,17 +157,21 @@ class LoadedModel:
         return self._text.providers
 
     async def decode(self, data: bytes, call: Call, *, thumbnail: bool) -> DecodedPicture:
-        """Decode a picture off the event loop.
+        """Decode a picture off the event loop, unless ``embed_picture`` would refuse it.
 
         Raises:
             InvalidImage: Not a whole picture of a supported format.
             ImageTooLarge: Too many pixels, by its header.
-            Overloaded: Too many pictures wait to be decoded.
-            DeadlineExceeded: The deadline passed before decoding began.
+            Overloaded: Too many pictures wait to be decoded, or to be embedded.
+            DeadlineExceeded: The deadline passed before decoding began, or will before the picture could be embedded.
         """
-        make = self._thumbnail if thumbnail else None
         return await self._decode_pool.decode(
-            data, self._manifest.space.pixels, call, jpeg_scale=self._manifest.jpeg_scale, thumbnail=make
+            data,
+            self._manifest.space.pixels,
+            call,
+            check_room=lambda: self._vision_tower.check_room(call),
+            jpeg_scale=self._manifest.jpeg_scale,
+            thumbnail=self._thumbnail if thumbnail else None,
         )
 
     async def embed_picture(self, pixels: Pixels, call: Call) -> Vector:
@@ -287,6 +291,9 @@ class _Tower(Generic[Item]):
             begin = telemetry.now()
             self._run(items)
             self._batcher.learn(items, telemetry.now() - begin)
+
+    def check_room(self, call: Call, weight: float = 1.0) -> None:
+        self._batcher.check_room(weight, call)
 
     async def submit(self, item: Item, call: Call) -> Vector:
         return await self._batcher.submit(item, call)

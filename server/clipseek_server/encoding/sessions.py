@@ -56,11 +56,15 @@ class GraphSession:
             self._session = ort.InferenceSession(str(path), _options(threads), providers=configured)
         except Exception as error:
             raise StartupError(f"{path} cannot be loaded: {error}") from error
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        """What the session really got."""
+        got = self._session.get_providers()
         # ONNX Runtime falls back to the CPU without a word.
-        if not set(self.providers) & set(providers):
-            raise StartupError(_not_got(providers, self.providers))
+        if not set(got) & set(providers):
+            raise StartupError(_not_got(providers, got))
+        self.openvino_precision = openvino_precision if OPENVINO in got else None
+        """What OpenVINO computes in; ``None`` if the session did not get it."""
+        in_bf16 = self.openvino_precision == "bf16"
+        self.providers = tuple(f"{name} (bf16)" if in_bf16 and name == OPENVINO else name for name in got)
+        """What the session really got, and in what it computes where that is not what the graph says."""
 
     def run(self, **inputs: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Run a batch: float32 ``[batch, dimension]``. It blocks and lets go of the GIL."""

@@ -176,6 +176,27 @@ async def test_a_full_queue_refuses(gate):
     await pool.close()
 
 
+async def test_room_is_asked_for_again_when_the_turn_comes(gate):
+    pool = DecodePool(1, max_pixels=1000, max_queue=5)
+    first = start(pool, gate, 1)
+    await gate.until_entered(1)
+    asked = []
+
+    def check_room():
+        asked.append(None)
+        if len(asked) == 2:
+            raise Overloaded("meanwhile")
+
+    second = asyncio.ensure_future(pool.decode(png(), SPEC, Call(), check_room=check_room, thumbnail=gate))
+    await asyncio.sleep(0)
+    assert len(asked) == 1
+    gate.open.set()
+    with pytest.raises(Overloaded, match="meanwhile"):
+        await second
+    await first
+    await pool.close()
+
+
 async def test_closing_finishes_what_waits(gate):
     pool = DecodePool(1, max_pixels=1000, max_queue=5)
     tasks = [start(pool, gate, shade) for shade in (1, 2, 3)]

@@ -17,6 +17,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clipseek_server.config import Settings
+from clipseek_server.encoding import decoding
 from clipseek_server.encoding.bundle import (
     MANIFEST_FILE,
     TEXT_FILE,
@@ -29,7 +30,7 @@ from clipseek_server.encoding.bundle import (
 from clipseek_server.encoding.decoding import DecodePool
 from clipseek_server.encoding.model import LoadedModel
 from clipseek_server.encoding.pictures import decode_picture
-from clipseek_server.errors import DeadlineExceeded, InvalidImage, NotServing, StartupError
+from clipseek_server.errors import DeadlineExceeded, InvalidImage, NotServing, Overloaded, StartupError
 from clipseek_server.telemetry import Call, Stage
 
 SETTINGS = Settings(threads=1)
@@ -141,6 +142,43 @@ async def test_a_passed_deadline_costs_nothing(model):
         with pytest.raises(DeadlineExceeded):
             await work
     assert late.seconds == {}
+
+
+async def test_a_picture_that_the_tower_would_refuse_is_not_decoded(bundle, pool, monkeypatch):
+    settings = SETTINGS.model_copy(update={"queue_length": 2})
+    model = LoadedModel.load(bundle, settings, pool, thumbnail=lambda _: b"")
+    entered, free = threading.Event(), threading.Event()
+    real = model._vision.run
+
+    def run(**inputs):
+        entered.set()
+        free.wait()
+        return real(**inputs)
+
+    decoded = []
+    monkeypatch.setattr(model._vision, "run", run)
+    monkeypatch.setattr(
+        decoding, "decode_picture", lambda *args, **options: decoded.append(args) or decode_picture(*args, **options)
+    )
+    pixels, file = np.zeros((3, 32, 32), np.uint8), encoded(Image.new("L", (40, 40)))
+    running = asyncio.create_task(model.embed_picture(pixels, Call()))
+    await asyncio.to_thread(entered.wait)
+    # It would have to wait for longer than its deadline leaves, by what a run is known to take.
+    model._vision_tower._batcher.learn([pixels], 1000.0)
+    waiting = [asyncio.create_task(model.embed_picture(pixels, Call()))]
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="wait for the picture tower already"):
+        await model.decode(file, Call(deadline=time.monotonic() + 60), thumbnail=False)
+    waiting.append(asyncio.create_task(model.embed_picture(pixels, Call())))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="picture tower queue is full"):
+        await model.decode(file, Call(), thumbnail=False)
+    assert decoded == []
+    free.set()
+    await asyncio.gather(running, *waiting)
+    await model.decode(file, Call(), thumbnail=False)
+    assert len(decoded) == 1
+    await model.close()
 
 
 async def test_an_embedding_that_is_not_finite_is_refused_alone(model, monkeypatch):
