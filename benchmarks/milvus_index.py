@@ -7,10 +7,10 @@ hangs, then kill it and start it again::
 
     .venv/bin/python -m benchmarks.milvus_index --uri http://127.0.0.1:19530 --sizes 10000,100000 --output index.json
 
-Vectors stand for CLIP's, as ``benchmarks.resident`` makes them; half the queries are pictures, half texts. Recall is
-of ten hits against an exact search, also of the texts with a filter that keeps one row in a hundred. One caller, one
-query a call, ids alone; times include pymilvus'. Small segments are merged before the indexes are built, as Milvus
-itself does sooner or later: each segment has an index of its own.
+``benchmarks/populations.py`` says where the vectors lie; half the queries are pictures, half texts. Recall is of ten
+hits against an exact search, also of the texts with a filter that keeps one row in a hundred. One caller, one query a
+call, ids alone; times include pymilvus'. Small segments are merged before the indexes are built, as Milvus itself
+does sooner or later: each segment has an index of its own.
 """
 
 import json
@@ -28,7 +28,8 @@ from pymilvus import DataType, MilvusClient
 from benchmarks import resident
 from benchmarks.goals import RECALLS
 from benchmarks.machine import facts
-from benchmarks.resident import DIMENSION, HITS, Matrix, Pictures
+from benchmarks.populations import Matrix, Population, population
+from benchmarks.resident import HITS
 from clipseek_server.config import IndexType, Settings
 from clipseek_server.index.schema import VECTOR_FIELD
 from clipseek_server.index.vector_index import METRIC
@@ -117,7 +118,8 @@ def main() -> None:
     try:
         for kind in options.kinds:
             for size in options.sizes:
-                for found in _measure(client, kind, size, options.indexes, options.searches):
+                drawn = population(kind, size, options.real)
+                for found in _measure(client, kind, drawn, size, options.indexes, options.searches):
                     lines += found
                     if options.output:
                         _write(options.output, machine, lines)
@@ -130,10 +132,10 @@ def main() -> None:
 
 
 def _measure(
-    client: MilvusClient, kind: str, size: int, indexes: re.Pattern[str], searches: int
+    client: MilvusClient, kind: str, drawn: Population, size: int, indexes: re.Pattern[str], searches: int
 ) -> Iterator[list[Measured]]:
     """The lines of each index."""
-    queries = _fill(client, kind, size, searches)
+    queries = _fill(client, kind, drawn, size, searches)
     _merge_all(client, size)
     for build in _builds(size):
         index = " ".join([build.type, *_named(build.params)])
@@ -156,7 +158,7 @@ def _measure(
 
 def _builds(rows: int) -> list[Build]:
     default = Settings().ivf_nlist
-    probes, candidates = (8, 16, 32, 64, 128, 256, 1024), (32, 64, 128, 256, 512, 1024)
+    probes, candidates = (8, 16, 32, 64, 128, 256, 512, 1024), (32, 64, 128, 256, 512, 1024)
     return [
         Build("FLAT"),
         *(
@@ -171,7 +173,7 @@ def _builds(rows: int) -> list[Build]:
     ]
 
 
-def _fill(client: MilvusClient, kind: str, size: int, searches: int) -> list[Queries]:
+def _fill(client: MilvusClient, kind: str, drawn: Population, size: int, searches: int) -> list[Queries]:
     """Make the collection, anew; the vectors are the same whatever was measured before.
 
     Returns:
@@ -180,14 +182,13 @@ def _fill(client: MilvusClient, kind: str, size: int, searches: int) -> list[Que
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
     schema.add_field("group", DataType.INT64)
-    schema.add_field(VECTOR_FIELD, DataType.FLOAT_VECTOR, dim=DIMENSION)
+    schema.add_field(VECTOR_FIELD, DataType.FLOAT_VECTOR, dim=drawn.dimension)
     client.drop_collection(COLLECTION)
     client.create_collection(COLLECTION, schema=schema, consistency_level="Bounded")
 
-    pictures = Pictures(size // 100 if kind == "clustered" else 0)
-    block = pictures.vectors(min(_BATCH, size))
+    block = drawn.pictures(min(_BATCH, size))
     some = block[:searches]
-    near, texts = pictures.near(some), pictures.texts(some)
+    near, texts = drawn.near(some), drawn.texts(some)
     exact, exact_filtered = Exact(np.vstack([near, texts])), Exact(texts)
     count, begun = 0, time.perf_counter()
     while True:
@@ -201,7 +202,7 @@ def _fill(client: MilvusClient, kind: str, size: int, searches: int) -> list[Que
         print(f"{kind} {size:,}: {count:,} rows inserted in {time.perf_counter() - begun:.0f} s", flush=True)
         if count == size:
             break
-        block = pictures.vectors(min(_BATCH, size - count))
+        block = drawn.pictures(min(_BATCH, size - count))
     # Growing segments have no index.
     client.flush(COLLECTION)
     nearest, nearest_texts = np.split(exact.ids, 2)

@@ -2,9 +2,8 @@
 
     python -m benchmarks.resident --sizes 1000,10000,100000,300000 --output resident.json
 
-Vectors stand for CLIP's at 512 dimensions. Pictures lie in a cone (mean cosine 0.5), in clusters of about 100 or, the
-harder kind, spread evenly; pictures as queries are near one of them, and texts lie outside their cone (best cosine
-about 0.32). Recall is of ten hits against an exact search. One caller; times include the records of the hits.
+``benchmarks/populations.py`` says where the vectors of pictures and texts lie. Recall is of ten hits against an exact
+search. One caller; times include the records of the hits.
 """
 
 import argparse
@@ -21,20 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.machine import facts
+from benchmarks.populations import KINDS, Matrix, Population, population
 from benchmarks.programs import resident_bytes
 from clipseek_server.index.filters import Filter, parse_filter
 from clipseek_server.index.records import Effort, Match, Record, Row
 from clipseek_server.index.resident import LOAD_PAGE, ResidentCopy
 
-Matrix = npt.NDArray[np.float32]
-
-DIMENSION = 512
 HITS = 10
-KINDS = ("clustered", "spread")
-"""Of pictures."""
 FILTER = 'metadata.album == "album 3"'
 """Holds for one record in ten."""
 FILTER_ON_TEXTS = 'metadata.caption like "a picture with the number 1%"'
@@ -52,48 +46,6 @@ class Measured:
     p50: float
     p99: float
     recall: float | None
-
-
-class Pictures:
-    """Where pictures and texts lie.
-
-    Args:
-        clusters: How many clusters of pictures; 0 for none.
-    """
-
-    def __init__(self, clusters: int) -> None:
-        self._rng = np.random.default_rng(0)
-        spectrum = np.arange(1, DIMENSION + 1) ** -0.5
-        rotation = np.linalg.qr(self._rng.normal(size=(DIMENSION, DIMENSION)))[0]
-        self._mixing = (spectrum[:, None] * rotation).astype(np.float32)
-        self._middle, self._text_middle = _unit(self._rng.normal(size=(2, DIMENSION)).astype(np.float32))
-        self._centres = _unit(self._bodies(clusters)) if clusters else None
-
-    def vectors(self, count: int) -> Matrix:
-        """Pictures: float32 ``[count, DIMENSION]``."""
-        bodies = _unit(self._bodies(count))
-        if self._centres is not None:
-            chosen = self._centres[self._rng.integers(0, len(self._centres), count)]
-            bodies = _unit(chosen + np.float32(0.7) * bodies)
-        return _unit(self._middle + bodies)
-
-    def near(self, pictures: Matrix) -> Matrix:
-        """A picture like each."""
-        return _unit(pictures + np.float32(0.35) * _unit(self._bodies(len(pictures))))
-
-    def texts(self, pictures: Matrix) -> Matrix:
-        """A text for each."""
-        own = _unit(pictures - self._middle * (pictures @ self._middle)[:, None])
-        return _unit(self._text_middle + np.float32(0.05) * self._middle + np.float32(0.39) * own)
-
-    def _bodies(self, count: int) -> Matrix:
-        bodies: Matrix = self._rng.standard_normal((count, DIMENSION), dtype=np.float32) @ self._mixing
-        return bodies
-
-
-def _unit(vectors: Matrix) -> Matrix:
-    unit: Matrix = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return unit
 
 
 def _row(number: int, vector: Matrix) -> Row:
@@ -117,18 +69,18 @@ def _row(number: int, vector: Matrix) -> Row:
     return Row(record, vector)
 
 
-def _measured(kind: str, size: int, searches: int) -> tuple[list[Measured], dict[str, float]]:
+def _measured(kind: str, size: int, real: Path | None, searches: int) -> tuple[list[Measured], dict[str, float]]:
     with ThreadPoolExecutor(1) as executor:
-        return asyncio.run(_measure(kind, size, executor, searches))
+        return asyncio.run(_measure(kind, size, real, executor, searches))
 
 
 async def _measure(
-    kind: str, size: int, executor: ThreadPoolExecutor, searches: int
+    kind: str, size: int, real: Path | None, executor: ThreadPoolExecutor, searches: int
 ) -> tuple[list[Measured], dict[str, float]]:
-    pictures = Pictures(size // 100 if kind == "clustered" else 0)
-    copy = ResidentCopy(DIMENSION, executor)
+    drawn = population(kind, size, real)
+    copy = ResidentCopy(drawn.dimension, executor)
     before = resident_bytes(os.getpid())
-    await copy.load(_pages(pictures, size), max_rows=size)
+    await copy.load(_pages(drawn, size), max_rows=size)
     numbers: dict[str, float] = {}
     begun = time.perf_counter()
     if copy._making_codes is not None:
@@ -138,16 +90,16 @@ async def _measure(
     numbers["bytes_per_row"] = (resident_bytes(os.getpid()) - before) / size
     some = np.stack([row.vector for row in copy.rows("", "")[:: max(1, size // searches)][:searches]])
     found = []
-    for name, queries in (("pictures", pictures.near(some)), ("texts", pictures.texts(some))):
+    for name, queries in (("pictures", drawn.near(some)), ("texts", drawn.texts(some))):
         found += await _searches(copy, kind, size, name, queries, numbers)
-    numbers |= await _writes(copy, pictures, size)
+    numbers |= await _writes(copy, drawn, size)
     copy.close()
     return found, numbers
 
 
-async def _pages(pictures: Pictures, size: int) -> AsyncIterator[list[Row]]:
+async def _pages(drawn: Population, size: int) -> AsyncIterator[list[Row]]:
     for begin in range(0, size, LOAD_PAGE):
-        vectors = pictures.vectors(min(LOAD_PAGE, size - begin))
+        vectors = drawn.pictures(min(LOAD_PAGE, size - begin))
         yield [_row(begin + number, vector) for number, vector in enumerate(vectors)]
 
 
@@ -182,10 +134,10 @@ def _ids(found: list[Match]) -> set[str]:
     return {match.record.image_id for match in found}
 
 
-async def _writes(copy: ResidentCopy, pictures: Pictures, size: int) -> dict[str, float]:
+async def _writes(copy: ResidentCopy, drawn: Population, size: int) -> dict[str, float]:
     """Microseconds that one write holds up the event loop."""
     count = min(size, 1000)
-    rows = [_row(number * (size // count), vector) for number, vector in enumerate(pictures.vectors(count))]
+    rows = [_row(number * (size // count), vector) for number, vector in enumerate(drawn.pictures(count))]
     return {
         "update_us": _median(copy.put, [[row] for row in rows]),
         "remove_us": _median(copy.remove, [[row.record.image_id] for row in rows]),
@@ -203,14 +155,15 @@ def _median(function: Callable[[Any], None], arguments: list[Any]) -> float:
 
 
 def options(name: str, description: str | None, *, sizes: str) -> argparse.ArgumentParser:
-    """What to measure of made-up pictures, and where to write it: the options of ``python -m benchmarks.NAME``."""
+    """What to measure of which pictures, and where to write it: the options of ``python -m benchmarks.NAME``."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sizes", type=_sizes, default=sizes, help="rows (default: %(default)s)")
-    parser.add_argument("--kinds", type=_kinds, default=",".join(KINDS), help="of pictures (default: %(default)s)")
+    parser.add_argument("--kinds", type=_kinds, default="clustered,spread", help="of pictures (default: %(default)s)")
+    parser.add_argument("--real", type=Path, help="for --kinds real: what python -m benchmarks.embeddings wrote")
     parser.add_argument("--searches", type=int, default=200, help="pictures, and as many texts (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="the JSON file")
     return parser
@@ -223,7 +176,7 @@ def _sizes(text: str) -> list[int]:
 def _kinds(text: str) -> list[str]:
     kinds = text.split(",")
     if not set(kinds) <= set(KINDS):
-        raise argparse.ArgumentTypeError(f"takes {' and '.join(KINDS)}")
+        raise argparse.ArgumentTypeError(f"takes {', '.join(KINDS)}")
     return kinds
 
 
@@ -236,7 +189,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         for kind in arguments.kinds:
             for size in arguments.sizes:
-                measured, numbers = processes.submit(_measured, kind, size, arguments.searches).result()
+                measured, numbers = processes.submit(_measured, kind, size, arguments.real, arguments.searches).result()
                 for line in measured:
                     times = f"p50 {line.p50:6.2f} ms  p99 {line.p99:6.2f} ms"
                     recall = "" if line.recall is None else f"  recall {line.recall:.4f}"

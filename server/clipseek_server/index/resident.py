@@ -34,9 +34,9 @@ _STEP = 256
 EXACT_BYTES = 8 * 1024 * 1024
 """Up to so many bytes of vectors are searched exactly: 4,096 of 512 numbers, where codes are no faster."""
 
-_CANDIDATES = {Effort.FAST: 100, Effort.DEFAULT: 400, Effort.THOROUGH: 1600}
+_CANDIDATES = {Effort.FAST: 100, Effort.DEFAULT: 800, Effort.THOROUGH: 1600}
 """How many candidates an effort ranks by their exact scores, for few hits."""
-_CANDIDATES_PER_HIT = {Effort.FAST: 2, Effort.DEFAULT: 8, Effort.THOROUGH: 32}
+_CANDIDATES_PER_HIT = {Effort.FAST: 2, Effort.DEFAULT: 16, Effort.THOROUGH: 32}
 """And how many for each hit, where that is more."""
 
 _EXACT_SHARE = 0.25
