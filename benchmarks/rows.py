@@ -64,15 +64,16 @@ async def _fill(settings: Settings, manifest: Manifest, count: int) -> None:
         )
         if not is_new:
             raise RuntimeError(f"there is a collection {COLLECTION} already, which is not to be written to")
-        rows = _rows(count, manifest.dimension)
-        while some := list(itertools.islice(rows, _AT_A_TIME)):
+        left = rows(count, manifest.dimension)
+        while some := list(itertools.islice(left, _AT_A_TIME)):
             await asyncio.gather(*(collection.upsert(row, Call(bulk=True)) for row in some))
     finally:
         await index.close()
 
 
-def _rows(count: int, dimension: int) -> Iterator[Row]:
-    for number, vector in enumerate(vectors(count, dimension)):
+def rows(count: int, dimension: int, first: int = 0) -> Iterator[Row]:
+    """Rows with made-up vectors, numbered from the first on."""
+    for number, vector in enumerate(vectors(count, dimension), first):
         yield Row(
             Record(
                 image_id=f"row-{number:07}",

@@ -52,18 +52,25 @@ def _machine(results: Results) -> Iterable[str]:
 
 def _limit(results: Results) -> Iterable[str]:
     limit = results["limit"]
-    precisions = [name for name, found in limit.items() if isinstance(found, dict)]
-    batches = list(limit[precisions[0]]["pictures"])
-    yield from _head(["pictures a second", *(f"batch {batch}" for batch in batches), "share of the GEMM peak"])
+    precisions = [name for name, found in limit.items() if isinstance(found, dict) and "pictures" in found]
+    first = limit[precisions[0]]
+    batches = list(first["pictures"])
+    titles = [f"batch {batch}" for batch in batches]
+    yield from _head(["pictures a second", *titles, "share of the largest product's rate"])
     for precision in precisions:
+        peak = limit[precision].get("gemm_gflops")
         for key, name in (("pictures", ""), ("pictures_spinning", ", spinning threads")):
-            found = limit[precision][key]
-            rates = [_number(found[batch]["rate"]) if batch in found else "" for batch in batches]
-            peak = limit[precision].get("gemm_gflops")
-            best = max(each["rate"] for each in found.values()) * limit["picture_gflop"]
-            yield _row([f"{precision}{name}", *rates, f"{best / peak:.0%}" if peak else ""])
+            if found := limit[precision].get(key):
+                rates = {batch: each["rate"] for batch, each in found.items()}
+                share = f"{max(rates.values()) * limit['picture_gflop'] / peak:.0%}" if peak else ""
+                yield _row([f"{precision}{name}", *_by_batch(rates, batches), share])
+    yield _row(["torch, fp32", *_by_batch(limit["torch"], batches), ""])
     yield ""
-    tokens = list(limit[precisions[0]]["text_ms"])
+    yield from _head(["sentences a second", *titles])
+    for precision in precisions:
+        yield _row([precision, *_by_batch(limit[precision]["sentences_rate"], batches)])
+    yield ""
+    tokens = list(first["text_ms"])
     yield from _head(["one text, ms", *(f"{count} tokens" for count in tokens), "a sentence of the load"])
     for precision in precisions:
         text = limit[precision]
@@ -75,8 +82,12 @@ def _limit(results: Results) -> Iterable[str]:
         ("decoding a picture, core-ms", "decode_core_ms"),
         ("with its thumbnail, core-ms", "decode_and_thumbnail_core_ms"),
     ):
-        found = (limit[precision].get(key) for precision in precisions)
-        yield _row([name, *("" if value is None else _number(value) for value in found)])
+        values = (limit[precision].get(key) for precision in precisions)
+        yield _row([name, *("" if value is None else _number(value) for value in values)])
+
+
+def _by_batch(rates: dict[str, float], batches: Iterable[str]) -> list[str]:
+    return [_number(rates[batch]) if batch in rates else "" for batch in batches]
 
 
 def _engine(results: Results) -> Iterable[str]:
@@ -106,7 +117,12 @@ def _engine(results: Results) -> Iterable[str]:
 
 def _threads(results: Results) -> Iterable[str]:
     engine = results["engine"]
-    parts = {"grpc": "a picture through gRPC", "import": "a picture of a bulk import", "search": "a text search"}
+    parts = {
+        "grpc": "a picture through gRPC",
+        "import": "a picture of a bulk import",
+        "search": "a text search",
+        "search_many": "a text search of 16 callers",
+    }
     columns = [(part, precision) for part in parts for precision in engine]
     yield from _head(["CPU time by thread, ms", *(f"{parts[part]}, {precision}" for part, precision in columns)])
     found = [engine[precision][part]["threads_cpu_ms"] for part, precision in columns]
@@ -230,6 +246,7 @@ def _loading(results: Results) -> Iterable[str]:
         (f"from Milvus Lite, while they are read: for {_number(found['load_seconds'])} s", "from_milvus"),
         (f"in memory, while codes are made: for {_number(found['codes_seconds'])} s", "without_codes"),
         ("in memory", "in_memory"),
+        ("from Milvus Lite, with nothing in memory", "milvus_alone"),
     ):
         each = found[key]
         yield _row([name, f"{each['calls']:,}", _number(each["p50_ms"]), _number(each["max_ms"])])

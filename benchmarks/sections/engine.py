@@ -68,6 +68,9 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
     with CpuMeter(server) as searching:
         search = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds)
     searched = server.call_seconds("SearchService/SearchByText")[1] - searched_before
+    with CpuMeter(server) as searching_many:
+        many = bench.load(target, "search_text", ClosedLoop(CALLERS), seconds=seconds)
+    searched_by_many = server.call_seconds("SearchService/SearchByText")[1] - searched - searched_before
     answered_at_once = bench.load(ClipseekTarget(constant.address), "search_text", ClosedLoop(1), seconds=seconds / 2)
     stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
     towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
@@ -101,6 +104,11 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
             "wire_and_own_code_ms": search.total.latency.mean * 1000 - towers_and_index,
             "answered_at_once_ms": answered_at_once.total.latency.mean * 1000,
             "threads_cpu_ms": searching.thread_ms(searched),
+        },
+        "search_many": {
+            "rate": many.total.rate,
+            **milliseconds(many),
+            "threads_cpu_ms": searching_many.thread_ms(searched_by_many),
         },
     }
 

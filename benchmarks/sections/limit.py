@@ -1,6 +1,7 @@
 """The limit: what ONNX Runtime does with the bundle and nothing around it, and what decoding costs."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from clipseek_server.encoding.tokenizing import TextTokenizer
 from clipseek_server.images.thumbnails import make_thumbnail
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-SPINNING_BATCHES = (1, 8, 32)
+SPINNING_BATCHES = TORCH_BATCHES = (1, 8, 32)
 TOKENS = (8, 16, 32, 77)
 
+_CPU = "CPUExecutionProvider"
 _OF_A_CPU = ("fp32", "int8")
 """Precisions in which ONNX Runtime multiplies matrices on a CPU."""
 
@@ -67,6 +69,11 @@ class Alone:
             taken.append(time.perf_counter() - begin)
         return float(np.median(taken)) * 1000
 
+    def sentence_batches(self, batch: int, seconds: float) -> float:
+        """Of the load's sentences a second, so many together; without tokenizing."""
+        ids, mask = self._tokenizer.pad([self._tokenizer.tokenize(sentence(number)) for number in range(batch)])
+        return batch / repeat(lambda: self._text(input_ids=ids, attention_mask=mask), seconds)[0]
+
     def decoding(self, pictures: tuple[str, ...], seconds: float, *, thumbnail: bool = False) -> float:
         """Core-milliseconds of one picture."""
         files = [Path(path).read_bytes() for path in pictures]
@@ -91,17 +98,23 @@ def measure(bench: Bench) -> dict[str, Any]:
     seconds = bench.profile.seconds / 3
     pictures = bench.workspace.pictures()
     flops = vision_flops(bench.workspace.checkpoint())
-    found: dict[str, Any] = {"picture_gflop": flops / 1e9}
+    found: dict[str, Any] = {"picture_gflop": flops / 1e9, "torch": _torch(bench, seconds)}
     for precision in bench.precisions:
         bundle = bench.workspace.bundle(precision)
-        server, spinning = Alone(bundle), Alone(bundle, spinning=True)
+        server = Alone(bundle)
+        spinning = Alone(bundle, spinning=True) if Settings().providers == [_CPU] else None
         turns = [
             {
                 **({"gemm_gflops": gemm_gflops(precision, seconds)} if precision in _OF_A_CPU else {}),
                 "pictures": {str(batch): server.pictures(batch, seconds) for batch in BATCHES},
-                "pictures_spinning": {str(batch): spinning.pictures(batch, seconds) for batch in SPINNING_BATCHES},
+                **(
+                    {"pictures_spinning": {str(b): spinning.pictures(b, seconds) for b in SPINNING_BATCHES}}
+                    if spinning
+                    else {}
+                ),
                 "text_ms": {str(count): server.tokens(count, seconds / 2) for count in TOKENS},
                 "sentence_ms": server.sentences(seconds),
+                "sentences_rate": {str(batch): server.sentence_batches(batch, seconds) for batch in BATCHES},
                 "decode_core_ms": server.decoding(pictures, seconds),
                 "decode_and_thumbnail_core_ms": server.decoding(pictures, seconds, thumbnail=True),
             }
@@ -109,6 +122,22 @@ def measure(bench: Bench) -> dict[str, Any]:
         ]
         found[precision] = medians(turns)
     return found
+
+
+def _torch(bench: Bench, seconds: float) -> dict[str, float]:
+    """Pictures a second of torch at fp32, by batch: what the prototype's way runs."""
+    import torch
+    from transformers import CLIPModel
+
+    torch.set_num_threads(cores())
+    model = CLIPModel.from_pretrained(bench.workspace.checkpoint()).eval()  # type: ignore[no-untyped-call]
+    size = model.config.vision_config.image_size
+    rates = {}
+    for batch in TORCH_BATCHES:
+        pixels = torch.zeros((batch, 3, size, size))
+        with torch.inference_mode():
+            rates[str(batch)] = batch / repeat(partial(model.get_image_features, pixel_values=pixels), seconds)[0]
+    return rates
 
 
 def gemm_gflops(precision: Precision, seconds: float) -> float:
@@ -134,7 +163,7 @@ def gemm_gflops(precision: Precision, seconds: float) -> float:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores()
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=[_CPU])
     each, _ = repeat(lambda: session.run(None, {"left": left}), seconds)
     return 2 * _MATRIX**3 / each / 1e9
 
@@ -144,7 +173,7 @@ def _session(path: Path, *, spinning: bool) -> Any:
         return GraphSession(path, Settings().providers, cores()).run
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores()
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=[_CPU])
     return lambda **inputs: session.run(None, inputs)
 
 
