@@ -328,7 +328,9 @@ def _goals(results: Results) -> Iterable[str]:
 def _goal_rows(some: Iterable[Goal]) -> Iterable[str]:
     yield from _head(["", "goal", "measured", ""])
     for goal in some:
-        measured = "" if goal.measured is None else f"{_number(goal.measured)}{goal.unit}"
+        # Of a recall near one the third digit counts.
+        number = f"{goal.measured:.3f}" if goal.measured and "recall" in goal.what else _number(goal.measured or 0.0)
+        measured = "" if goal.measured is None else f"{number}{goal.unit}"
         yield _row([goal.what, goal.aim, measured, {True: "met", False: "**missed**", None: ""}[goal.met]])
 
 

@@ -54,8 +54,8 @@ def _by_size(precision: Precision, name: str, values: dict[int, float]) -> dict[
 
 
 IMPORTED: dict[Precision, Measured] = {
-    "fp32": _cpu(16.76, "engine/fp32/import/rate"),
-    "int8": _cpu(36.06, "engine/int8/import/rate"),
+    "fp32": _cpu(16.4, "engine/fp32/import/rate"),
+    "int8": _cpu(35.44, "engine/int8/import/rate"),
 }
 """Pictures a second of a bulk import from disk: decoding, thumbnail, embedding, storing, indexing."""
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.pictures import BYTES, make_pictures
-from benchmarks.rows import _rows
+from benchmarks.rows import rows as made_rows
 from clipseek_server.images.thumbnails import make_thumbnail
 from clipseek_server.planning import rates, sizes
 from clipseek_server.planning.plan import Wishes
@@ -84,7 +84,7 @@ def test_times_and_recalls_of_indexes_are_the_published_ones() -> None:
 
 
 def test_the_measured_records_were_so_long() -> None:
-    row = next(_rows(1, 4)).record
+    row = next(made_rows(1, 4)).record
     texts = (row.image_id, row.content_sha256, row.blob_key, row.media_type, json.dumps(row.metadata))
     assert pytest.approx(sum(map(len, texts)) + 5 * 8, abs=5) == rates.RECORD_BYTES
 
