@@ -78,6 +78,20 @@ def picture_bytes_or_refuse(picture: Picture) -> bytes:
         ) from error
 
 
+def check_size(picture: bytes, max_bytes: int) -> None:
+    """Refuse a picture of which there are too many bytes, in the server's place: a message may not hold it.
+
+    Raises:
+        InvalidArgumentError: It has more than ``max_bytes`` (the server's ``limits.max_image_bytes``).
+    """
+    if len(picture) > max_bytes:
+        raise InvalidArgumentError(
+            f"the picture has {len(picture):,} bytes, and the server takes {max_bytes:,}",
+            reason="IMAGE_TOO_LARGE",
+            field="image_data",
+        )
+
+
 def sniff(start: bytes) -> str | None:
     """The media type of a picture file by its first 32 bytes, or ``None`` when it looks like no picture."""
     for magic, media_type in _MAGIC:

@@ -28,7 +28,7 @@ from clipseek.errors import (
     StatusLostError,
     translating,
 )
-from clipseek.pictures import Picture, memory_bytes
+from clipseek.pictures import Picture, check_size, memory_bytes
 from clipseek.requests import InsertItem, OnExists
 from clipseek.results import BulkResult, Limits
 from clipseek.stored import changes_nothing, content_sha256
@@ -441,14 +441,8 @@ class _Upload:
     def _message(self, index: int, item: InsertItem) -> BulkInsertItem:
         """The item's message; raises why there is none."""
         message = requests.bulk_item(index, item)
-        size = len(message.image_data)
         # The server would refuse it too, but a message that is too large takes the whole stream with it.
-        if size > self._limits.max_image_bytes:
-            raise InvalidArgumentError(
-                f"the picture has {size:,} bytes, and the server takes {self._limits.max_image_bytes:,}",
-                reason="IMAGE_TOO_LARGE",
-                field="image_data",
-            )
+        check_size(message.image_data, self._limits.max_image_bytes)
         if message.ByteSize() > self._limits.max_message_bytes - _ENVELOPE_BYTES:
             raise InvalidArgumentError(
                 f"picture and metadata have {message.ByteSize():,} bytes, and the server takes "

@@ -11,7 +11,8 @@ from clipseek._sync.concurrency import in_thread
 from clipseek._sync.connection import Connection
 from clipseek.batches import Batcher
 from clipseek.channel import new_request_id, until
-from clipseek.pictures import Picture, picture_bytes
+from clipseek.errors import InvalidArgumentError
+from clipseek.pictures import Picture, check_size, picture_bytes
 from clipseek.results import Embedded, Embedding
 from clipseek.v1 import embedding_service_pb2
 
@@ -110,6 +111,12 @@ class Embeddings(Connection):
 
         for picture in pictures:
             data = in_thread(picture_bytes, picture)
-            embed(batcher.add(data, len(data)))
+            try:
+                check_size(data, limits.max_image_bytes)
+            except InvalidArgumentError as error:
+                embed(batcher.take())
+                results.append(Embedded(error=error))
+            else:
+                embed(batcher.add(data, len(data)))
         embed(batcher.take())
         return tuple(results)

@@ -311,6 +311,25 @@ def test_embedding(client: Any, server: SmallServer) -> None:
     assert [result.unwrap().values[0] for result in client.embed_images(large)] == [len(large[0])] * 3
 
 
+def test_a_picture_too_large_to_embed_fails_alone(client: Any, server: SmallServer) -> None:
+    most = LIMITS.max_image_bytes
+    sizes = [1, 2, most + 1, 2 * LIMITS.max_message_bytes, 3, most, most + 2]
+    results = client.embed_images(bytes(size) for size in sizes)
+    assert [result.error.reason if result.error else result.unwrap().values[0] for result in results] == [
+        1,
+        2,
+        "IMAGE_TOO_LARGE",
+        "IMAGE_TOO_LARGE",
+        3,
+        most,
+        "IMAGE_TOO_LARGE",
+    ]
+    with pytest.raises(
+        InvalidArgumentError, match=f"the picture has {most + 1:,} bytes, and the server takes {most:,}"
+    ):
+        client.embed_image(bytes(most + 1))
+
+
 def test_collections(client: Any, server: SmallServer) -> None:
     stored(server, "a")
     collection = client.create_collection("pets", model="small")
