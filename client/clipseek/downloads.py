@@ -1,11 +1,32 @@
 """Putting a downloaded picture together and checking that it is whole."""
 
 import hashlib
+import os
+import stat
+from pathlib import Path
 
 from clipseek import responses
 from clipseek.errors import InternalError
 from clipseek.results import Image
 from clipseek.v1 import search_service_pb2
+
+
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Where a download to a path goes: to what a link leads to, there or not.
+
+    Raises:
+        ValueError: A device, a pipe or a socket is there, which the file would take the place of.
+        OSError: A folder is there, or the path cannot be followed.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{os.fspath(path)} is a folder; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{os.fspath(path)} is a device, a pipe or a socket; name a regular file")
+    return Path(path).resolve()
 
 
 class Download:

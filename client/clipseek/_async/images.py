@@ -6,7 +6,6 @@ import io
 import itertools
 from collections.abc import AsyncIterator, Iterable
 from os import PathLike
-from pathlib import Path
 from typing import BinaryIO
 
 from clipseek import requests, responses
@@ -14,7 +13,7 @@ from clipseek._async.concurrency import in_thread, sleep
 from clipseek._async.connection import AsyncConnection
 from clipseek.backoff import Backoff
 from clipseek.channel import end_of, new_request_id, until
-from clipseek.downloads import Download
+from clipseek.downloads import Download, destination
 from clipseek.errors import UnavailableError
 from clipseek.pictures import Picture, picture_bytes
 from clipseek.requests import Consistency, Metadata, OnExists
@@ -294,16 +293,24 @@ class AsyncImages(AsyncConnection):
     ) -> Image:
         """Write a picture's original bytes to a file, which appears only when they are whole. Returns the record.
 
+        A file that is there is replaced; of a link, the file that it leads to.
+
         Example:
             >>> async with AsyncClient() as client:
             ...     image = await client.download_to("cat", "copy.png")
+
+        Raises:
+            ValueError: What is there is no file but a device, a pipe or a socket.
+            OSError: The file cannot be written.
         """
-        request_id = request_id or new_request_id()
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{request_id}.part")
+        target = await in_thread(destination, path)
+        # The caller's request id may have slashes, and two calls may share it.
+        partial = target.with_name(f".{target.name}.{new_request_id()}.part")
         try:
             with await in_thread(partial.open, "xb") as file:
-                image = await self._download(file, image_id, collection, consistency, timeout, request_id)
+                image = await self._download(
+                    file, image_id, collection, consistency, timeout, request_id or new_request_id()
+                )
             await in_thread(partial.replace, target)
         finally:
             await in_thread(partial.unlink, missing_ok=True)

@@ -8,7 +8,6 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator
 from os import PathLike
-from pathlib import Path
 from typing import BinaryIO
 
 from clipseek import requests, responses
@@ -16,7 +15,7 @@ from clipseek._sync.concurrency import in_thread, sleep
 from clipseek._sync.connection import Connection
 from clipseek.backoff import Backoff
 from clipseek.channel import end_of, new_request_id, until
-from clipseek.downloads import Download
+from clipseek.downloads import Download, destination
 from clipseek.errors import UnavailableError
 from clipseek.pictures import Picture, picture_bytes
 from clipseek.requests import Consistency, Metadata, OnExists
@@ -294,16 +293,22 @@ class Images(Connection):
     ) -> Image:
         """Write a picture's original bytes to a file, which appears only when they are whole. Returns the record.
 
+        A file that is there is replaced; of a link, the file that it leads to.
+
         Example:
             >>> with Client() as client:
             ...     image = client.download_to("cat", "copy.png")
+
+        Raises:
+            ValueError: What is there is no file but a device, a pipe or a socket.
+            OSError: The file cannot be written.
         """
-        request_id = request_id or new_request_id()
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{request_id}.part")
+        target = in_thread(destination, path)
+        # The caller's request id may have slashes, and two calls may share it.
+        partial = target.with_name(f".{target.name}.{new_request_id()}.part")
         try:
             with in_thread(partial.open, "xb") as file:
-                image = self._download(file, image_id, collection, consistency, timeout, request_id)
+                image = self._download(file, image_id, collection, consistency, timeout, request_id or new_request_id())
             in_thread(partial.replace, target)
         finally:
             in_thread(partial.unlink, missing_ok=True)

@@ -9,6 +9,7 @@ import typer
 
 from clipseek.cli.files import check_writable
 from clipseek.cli.session import FAILED, Freshness, Session, command
+from clipseek.downloads import destination
 
 
 @command
@@ -29,7 +30,7 @@ def get(
       clipseek get cat-1 --output cat.jpg
     """
     if output_file is not None:
-        check_writable(output_file)
+        check_writable(destination(output_file))
     with session.client() as client:
         image = client.get(image_id, collection=session.collection, consistency=consistency)
         if output_file is not None:

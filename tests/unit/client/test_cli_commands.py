@@ -282,6 +282,13 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
         assert result.stderr == f"clipseek: cannot write {folder / 'x'}: there is no folder {folder}\n"
         result = run(*arguments, tmp_path)
         assert result.stderr == f"clipseek: {tmp_path} is a folder; name a file in it\n"
+    (tmp_path / "link").symlink_to("nope/x")
+    result = run("get", "id-1", "--output", tmp_path / "link")
+    assert result.stderr == f"clipseek: cannot write {folder / 'x'}: there is no folder {folder}\n"
+    os.mkfifo(tmp_path / "pipe")
+    result = run("get", "id-1", "--output", tmp_path / "pipe")
+    assert result.exit_code == 1
+    assert result.stderr == f"clipseek: {tmp_path / 'pipe'} is a device, a pipe or a socket; name a regular file\n"
     assert server.calls == []
 
 

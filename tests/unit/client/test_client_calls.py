@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,51 @@ def test_download(client: Any, server: SmallServer, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(NotFoundError):
         client.download("nothing")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_download_goes_to_what_a_link_leads_to(client: Any, server: SmallServer, tmp_path: Path, there: bool) -> None:
+    server.store(DATA, "big")
+    (tmp_path / "disk").mkdir()
+    file, link = tmp_path / "disk/big.png", tmp_path / "link.png"
+    if there:
+        file.write_bytes(b"what was there")
+    link.symlink_to("disk/big.png")
+    client.download_to("big", link)
+    assert link.is_symlink()
+    assert not file.is_symlink()
+    assert file.read_bytes() == DATA
+    assert sorted(tmp_path.rglob("*")) == [file.parent, file, link]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "said"),
+    [
+        (os.mkfifo, ValueError, "is a device, a pipe or a socket"),
+        (lambda path: path.symlink_to(os.devnull), ValueError, "is a device, a pipe or a socket"),
+        (lambda path: path.symlink_to(path), OSError, "symbolic links"),
+        (Path.mkdir, IsADirectoryError, "is a folder"),
+    ],
+)
+def test_a_download_replaces_nothing_but_files(
+    client: Any, server: SmallServer, tmp_path: Path, make: Callable[[Path], None], kind: type[Exception], said: str
+) -> None:
+    server.store(DATA, "big")
+    path = tmp_path / "big.png"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(kind, match=said):
+        client.download_to("big", path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert server.calls == []
+
+
+def test_a_download_may_have_any_request_id(client: Any, server: SmallServer, tmp_path: Path) -> None:
+    server.store(DATA, "big")
+    client.download_to("big", tmp_path / "big.png", request_id="svc/17")
+    assert (tmp_path / "big.png").read_bytes() == DATA
+    assert [request_id for *_, request_id in server.calls] == ["svc/17"]
 
 
 @pytest.mark.parametrize(
