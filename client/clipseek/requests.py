@@ -100,6 +100,16 @@ def build(kind: Callable[Fields, Message], *none: Fields.args, **fields: Fields.
         raise InvalidArgumentError(f"{field} {_NO_TEXT}", reason="INVALID_FIELD", field=field) from None
 
 
+def check_many(items: object, name: str) -> None:
+    """Refuse one string or one file's bytes where many are wanted: iterating would take it apart.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if isinstance(items, str | bytes | bytearray | memoryview):
+        raise TypeError(f"{name} are many, and this is one {type(items).__name__}; put it into a list")
+
+
 def is_text(value: str) -> bool:
     """Whether it is Unicode text. Bytes of file names and arguments that are not UTF-8 come as lone surrogates."""
     return not _SURROGATE.search(value)

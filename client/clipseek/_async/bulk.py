@@ -101,6 +101,7 @@ class AsyncBulk(AsyncImages):
             ...     results = client.insert_many(Path("photos").glob("*.jpg"))
             ...     print(Counter([result.outcome or "failed" async for result in results]))
         """
+        requests.check_many(items, "items")
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
         request_id = request_id or new_request_id()
         end = end_of(timeout)

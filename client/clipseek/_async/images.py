@@ -124,7 +124,11 @@ class AsyncImages(AsyncConnection):
             >>> async with AsyncClient() as client:
             ...     batch = await client.get_many(["a", "b"])
             ...     print([image.image_id for image in batch], batch.missing)
+
+        Raises:
+            TypeError: The ids are one string.
         """
+        requests.check_many(image_ids, "image_ids")
         end = self._end(timeout)
         limits = await self._server_limits(end, request_id)
         size = limits.max_top_k_with_mask if with_thumbnails or with_embeddings else limits.max_batch_ids

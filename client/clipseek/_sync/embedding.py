@@ -52,7 +52,9 @@ class Embeddings(Connection):
 
         Raises:
             InvalidArgumentError: A sentence is no Unicode text.
+            TypeError: The sentences are one string.
         """
+        requests.check_many(texts, "texts")
         request_id = request_id or new_request_id()
         end = self._end(timeout)
         limits = self._server_limits(end, request_id)
@@ -94,7 +96,9 @@ class Embeddings(Connection):
 
         Raises:
             OSError: A picture's file cannot be read.
+            TypeError: The pictures are one path, or the bytes of one.
         """
+        requests.check_many(pictures, "pictures")
         request_id = request_id or new_request_id()
         end = self._end(timeout)
         limits = self._server_limits(end, request_id)

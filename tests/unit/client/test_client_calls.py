@@ -217,9 +217,26 @@ def test_get_and_get_many(client: Any, server: SmallServer) -> None:
     batch = client.get_many(iter("abzcdef"))
     assert [image.image_id for image in batch] == list("abcdef")
     assert batch.missing == ("z",)
-    client.get_many("abcdef", with_thumbnails=True)
+    client.get_many(list("abcdef"), with_thumbnails=True)
     assert [len(request.image_ids) for request in server.asked("BatchGetImages")] == [4, 3, 3, 3]
     assert len(client.get_many([])) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.get_many("cat"),
+        lambda client: client.embed_texts("a cat"),
+        lambda client: client.embed_images("cat.jpg"),
+        lambda client: client.embed_images(b"picture"),
+        lambda client: list(client.insert_many("photos")),
+        lambda client: list(client.insert_many(b"picture")),
+    ],
+)
+def test_one_string_is_not_many(client: Any, server: SmallServer, call: Any) -> None:
+    with pytest.raises(TypeError, match=r"are many, and this is one (str|bytes); put it into a list"):
+        call(client)
+    assert server.calls == []
 
 
 def test_update_replaces_or_merges(client: Any, server: SmallServer) -> None:
