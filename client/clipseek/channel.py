@@ -4,6 +4,7 @@ import ipaddress
 import json
 import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,9 @@ _RETRY_BUFFER_BYTES = 32 * 1024 * 1024
 _KEEPALIVE_MS = 45_000
 _KEEPALIVE_TIMEOUT_MS = 15_000
 _RECONNECT_MS = 5_000
+
+# What servers take; of another they make up one of their own, which the caller would not know.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 _OWN_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 
@@ -195,6 +199,19 @@ def token_metadata(token: str) -> Metadata:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError("a token is made of ASCII characters without spaces; check for a line break at its end")
     return (("authorization", f"Bearer {token}"),)
+
+
+def request_id_metadata(request_id: str) -> Metadata:
+    """What carries a request id.
+
+    Raises:
+        ValueError: The server would not take it.
+    """
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ValueError(
+            f"a request id is made of 1 to 128 ASCII letters, digits and the characters ._:/+=-; {request_id!r} is not"
+        )
+    return (("x-request-id", request_id),)
 
 
 def end_of(timeout: float | None) -> float:

@@ -71,8 +71,10 @@ def channel(server) -> Iterator[grpc.Channel]:
 # Request ids.
 
 
-@pytest.mark.parametrize("sent", ["abc", "a" * 128, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
-def test_a_request_id_comes_back(channel, sent):
+@pytest.mark.parametrize(
+    "sent", ["abc", "A1._:/+=-", "a" * 128, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]
+)
+def test_a_request_id_comes_back(channel, client, sent):
     call = InfoServiceStub(channel).GetServerInfo.with_call
     _, answered = call(GetServerInfoRequest(), metadata=(("x-request-id", sent),))
     assert dict(answered.trailing_metadata())["x-request-id"] == sent
@@ -81,13 +83,17 @@ def test_a_request_id_comes_back(channel, sent):
             search_service_pb2.SearchByTextRequest(), metadata=(("x-request-id", sent),)
         )
     assert caught.refusal.request_id == sent
+    client.info(request_id=sent)
 
 
 @pytest.mark.parametrize("sent", [None, "", "a" * 129, 'a"b', "a b", "{}", "a;b"])
-def test_a_bad_request_id_is_replaced(channel, sent):
+def test_a_bad_request_id_is_replaced(channel, client, sent):
     metadata = (("x-request-id", sent),) if sent is not None else ()
     _, answered = InfoServiceStub(channel).GetServerInfo.with_call(GetServerInfoRequest(), metadata=metadata)
     assert re.fullmatch("[0-9a-f]{32}", dict(answered.trailing_metadata())["x-request-id"])
+    if sent:  # the client sends none that would be
+        with pytest.raises(ValueError, match="a request id is made of"):
+            client.info(request_id=sent)
 
 
 def test_streams_have_request_ids_too(channel, client, collection):

@@ -25,6 +25,7 @@ from clipseek.channel import (
     end_of,
     endpoint,
     new_request_id,
+    request_id_metadata,
     token_metadata,
     until,
 )
@@ -167,14 +168,12 @@ class Connection:
 
         Raises:
             RuntimeError: The client is closed, or was not made here.
-            ValueError: The request id has characters that cannot be sent.
+            ValueError: The request id is none that servers take.
         """
         if self._closed:
             raise RuntimeError("this client is closed")
         self._home.check()
-        if not request_id.isascii() or not request_id.isprintable():
-            raise ValueError(f"a request id is made of printable ASCII characters; {request_id!r} is not")
-        return (("x-request-id", request_id), *self._token)
+        return (*request_id_metadata(request_id), *self._token)
 
     def _end(self, timeout: float | None, *, within: float = math.inf) -> float:
         """When a call that begins now must be done, by the monotonic clock.
