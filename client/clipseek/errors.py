@@ -126,7 +126,7 @@ class DeadlineExceededError(ClipseekError):
 
 
 class StalledError(DeadlineExceededError):
-    """The server took what it was sent, and gave no answer for as long as one was willing to wait."""
+    """No result came for as long as one was willing to wait: the server is silent, or sending pictures takes longer."""
 
 
 class PermissionDeniedError(ClipseekError):

@@ -81,10 +81,10 @@ class AsyncBulk(AsyncImages):
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``. With ``keep`` the outcome
                 is ``unchanged`` also where another picture has the id; ``get_many`` says which, by its
                 ``content_sha256``.
-            patience: Seconds to go on trying after a break, and to wait for a server that has pictures and gives no
-                result; then the error is raised. What had no result can be sent again. A picture that alone could not
-                be stored for so long gets its error. 0 never tries again, and waits for a result as long as for the
-                answer of a call.
+            patience: Seconds to go on trying after a break, and to wait for a result while pictures are under way, the
+                time for sending them included; then the error is raised. What had no result can be sent again. A
+                picture that alone could not be stored for so long gets its error. 0 never tries again, and waits for a
+                result as long as for the answer of a call.
             timeout: Seconds for everything, from the first result that is asked for; ``None`` for no limit.
             request_id: Names the calls in the server's log; made up when empty.
 
@@ -100,6 +100,10 @@ class AsyncBulk(AsyncImages):
             >>> async with AsyncClient() as client:
             ...     results = client.insert_many(Path("photos").glob("*.jpg"))
             ...     print(Counter([result.outcome or "failed" async for result in results]))
+
+        Raises:
+            StalledError: No result came for ``patience`` seconds.
+            TypeError: The items are one path, or the bytes of one picture.
         """
         requests.check_many(items, "items")
         config = requests.build(BulkInsertConfig, collection=collection, on_exists=requests.on_exists(on_exists))
@@ -335,7 +339,8 @@ class _Upload:
 
     def _batch(self, stream: _Stream, items: list[BulkInsertItem]) -> BulkInsertRequest:
         with self._lock:
-            # It took the batch before this one: a slow connection is no silent server.
+            # gRPC has put the batch before this one onto the network: the connection moves. A single batch that takes
+            # longer than the patience still looks like silence, as nobody says how much of it has arrived.
             stream.waiting_since = time.monotonic()
             stream.unanswered += len(items)
             if stream is self._stream:
@@ -396,7 +401,7 @@ class _Upload:
         """The results in the order in which they come; raises the error that ended the stream, if one did.
 
         Raises:
-            StalledError: The server has pictures, and has answered none of them for so many seconds.
+            StalledError: Pictures were under way, and for so many seconds no answer came and no batch of them went out.
         """
         while (result := await self._next_result(patience)) is not None:
             yield result
@@ -422,8 +427,12 @@ class _Upload:
                 return await take(self._results, min(max(left, _MOMENT), threading.TIMEOUT_MAX))
             except TimeoutError:
                 if left <= 0:
-                    text = f"{self._address} gave no result for {patience:g} s"
-                    raise StalledError(text, request_id=self.request_id) from None
+                    longer = "patience= (--patience)" if self._patience else "timeout= (--timeout) of the client"
+                    raise StalledError(
+                        f"{self._address} gave no result for {patience:g} s; "
+                        f"where sending pictures takes longer than that, allow more with {longer}",
+                        request_id=self.request_id,
+                    ) from None
 
     def sent_without_result(self, size: int) -> list[dict[int, InsertItem]]:
         """What was sent and not answered, by index, in groups of at most so many."""

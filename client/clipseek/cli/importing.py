@@ -72,7 +72,11 @@ def import_pictures(
     ] = 1,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds to go on trying when the server goes away meanwhile; 0 gives up at once.", min=0),
+        typer.Option(
+            help="Seconds to go on trying when the server goes away meanwhile, and to wait for a result, with the time "
+            "for sending the pictures; 0 gives up at once.",
+            min=0,
+        ),
     ] = 60.0,
     failures: Annotated[
         Path | None, typer.Option(help="Write what was not stored, and why, to this file, as JSON Lines.")
