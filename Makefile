@@ -1,4 +1,5 @@
-# `make` lists the targets. Everything is installed into .venv, from requirements.lock; nothing else is touched.
+# `make` lists the targets. Everything is installed into .venv, from requirements.lock; nothing else is touched,
+# but that `make test` installs Chromium where it is root.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help

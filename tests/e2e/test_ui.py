@@ -292,6 +292,22 @@ def test_a_picture_can_be_pasted_and_dropped(visit, stored, pictures, way):
     check_found_itself(page, "four.png")
 
 
+def test_text_that_is_pasted_with_a_picture_beside_it_stays_text(visit):
+    page = visit()
+    prevented = page.locator("#sentence textarea, #sentence input").first.evaluate(
+        """(box) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File(["x"], "copied.png", { type: "image/png" }));
+            transfer.items.add("hello", "text/plain");
+            const event = new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
+            box.dispatchEvent(event);
+            return event.defaultPrevented;
+        }"""
+    )
+    assert not prevented
+    assert page.locator("#picture .chosen").count() == 0
+
+
 def test_more_like_this_asks_by_the_id(visit, client, collection, stored):
     page = visit()
     sent: list[int] = []
@@ -675,6 +691,26 @@ def test_browsers_that_ask_for_an_icon_are_told_that_there_is_none(browser, serv
         assert context.request.get(f"{served.url}favicon.ico").status == 204
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:0"])
+def test_without_a_name_the_page_answers_to_addresses_alone(browser, server, tmp_path, listen):
+    with serving_page(server.address, tmp_path, "--listen", listen) as page, browser.new_context() as context:
+        port = page.url.rstrip("/").rpartition(":")[2]
+        for host, status in (("localhost", 200), ("192.0.2.7", 200), ("evil.example", 400)):
+            # What a browser sends when evil.example is made to lead here.
+            headers = {"Host": f"{host}:{port}", "Origin": f"http://{host}:{port}", "Sec-Fetch-Site": "same-origin"}
+            answer = context.request.get(f"http://127.0.0.1:{port}/en/config", headers=headers)
+            assert answer.status == status, host
+        assert "the page is not known as evil.example" in answer.text()
+
+
+@pytest.mark.parametrize("name", ["https://pictures.example.org", "pictures.example.org:8443", "a*b", ""])
+def test_a_name_that_is_none_is_refused(server, name):
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "ui", "--host", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "not the bare name of a host" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_strangers_names_are_refused(browser, server, tmp_path):
     with serving_page(server.address, tmp_path, "--host", "Pictures.example.org") as page:
         context = browser.new_context()
@@ -683,6 +719,7 @@ def test_strangers_names_are_refused(browser, server, tmp_path):
             ("localhost", 200),
             ("127.0.0.1", 200),
             ("[::1]", 200),
+            ("192.0.2.7", 200),
             ("pictures.example.org", 200),
             ("www.pictures.example.org", 400),
             ("elsewhere.example.org", 400),
@@ -1000,6 +1037,21 @@ def test_a_picture_that_does_not_arrive_is_said(visit, stored, pictures, failing
     page.unroute(ARRIVAL)
     page.locator("#picture input").set_input_files(pictures[0])
     check_found_itself(page, "one.png")
+
+
+def test_who_leaves_while_pictures_are_added_is_asked_first(visit, pictures):
+    asks = """() => {
+        const event = new Event("beforeunload", { cancelable: true });
+        dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    page = visit()
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    assert not page.evaluate(asks)
+    page.route(ARRIVAL, lambda route: None)  # it is never answered
+    page.locator("#files input[type=file]").set_input_files(pictures[0])
+    expect(page.locator("#files input[type=file]")).to_be_disabled()
+    assert page.evaluate(asks)
 
 
 @pytest.mark.parametrize("locale", LOCALES)

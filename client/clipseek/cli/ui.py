@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clipseek.cli.session import Session, command
-from clipseek.ui.hosts import accepted
+from clipseek.ui.hosts import is_name
 from clipseek.ui.serve import bind, serve
 
 
@@ -24,8 +24,8 @@ def ui(
     host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name by which browsers ask for the page, where a proxy hands it on; again for more. On a loopback "
-            "address other names than localhost are refused, elsewhere none is unless this is given.",
+            help="Name by which browsers ask for the page, e.g. where a proxy hands it on, or *.NAME; again for more. "
+            "Without it the page answers to localhost and to addresses alone.",
             show_default=False,
         ),
     ] = None,
@@ -47,6 +47,9 @@ def ui(
     if find_spec("gradio") is None:
         raise typer.BadParameter("ui needs gradio; in a clone of clipseek, run: pip install '.[ui]'")
     address, port = _address(listen)
+    hosts = host or []
+    if wrong := [name for name in hosts if not is_name(name)]:
+        raise typer.BadParameter(f"--host {wrong[0]}: not the bare name of a host, e.g. pictures.example.org")
     try:
         listener = bind(address, port)
     except OSError as error:
@@ -63,7 +66,7 @@ def ui(
             webbrowser.open(url)
 
     with listener, session.client() as client, suppress(KeyboardInterrupt):
-        serve(client, listener, hosts=accepted(address, host or []), collection=session.collection, ready=ready)
+        serve(client, listener, hosts=hosts, collection=session.collection, ready=ready)
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -1,8 +1,13 @@
 // The pictures to add. One by one: one that does not arrive does not take the others with it.
 const chooser = () => element.querySelector("input");
+const busy = () => !chooser() || chooser().disabled;
+// Who leaves now leaves half of them behind.
+addEventListener("beforeunload", (event) => {
+  if (busy()) event.preventDefault();
+});
 
 const take = async (files) => {
-  if (!chooser() || chooser().disabled) return;
+  if (busy()) return;
   const { sending, lost } = element.querySelector(".drop").dataset;
   const say = (detail) => document.dispatchEvent(new CustomEvent("outcome", { detail }));
   const sent = [];

@@ -7,11 +7,10 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipseek import Client, ClipseekError, NotFoundError
 from clipseek.ui.actions import Actions
-from clipseek.ui.guards import NothingFetched, OwnOrigin, ProtectiveHeaders, forbid_fetching
+from clipseek.ui.guards import KnownHost, NothingFetched, OwnOrigin, ProtectiveHeaders, forbid_fetching
 from clipseek.ui.page import build
 from clipseek.ui.theme import theme
 from clipseek.ui.words import LANGUAGES, preferred
@@ -34,7 +33,7 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
     Args:
         client: Of the server.
         folder: Where Gradio keeps what browsers send (``GRADIO_TEMP_DIR``).
-        hosts: By which names browsers may ask for the page; ``*`` for any.
+        hosts: By which names browsers may ask for the page; beside ``localhost`` and addresses.
         collection: The one to begin with; empty means ``default``, or the first that there is.
     """
     app = FastAPI(title="clipseek", docs_url=None, redoc_url=None, openapi_url=None)
@@ -43,8 +42,7 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
     # What a stranger's page asks for in a browser must not be done for whoever sits there. Gradio would answer it.
     app.add_middleware(OwnOrigin, hosts=hosts, pages=["/", *(f"/{words.language}/" for words in LANGUAGES)])
     app.add_middleware(ProtectiveHeaders)
-    # A page of anybody's may have its own name lead to this machine, and would then be let in as if it were this one.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(KnownHost, hosts=hosts)
 
     @app.get("/favicon.ico")
     def icon() -> Response:
@@ -53,7 +51,7 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
 
     @app.api_route("/", methods=["GET", "HEAD"])
     def choose(request: Request) -> Response:
-        # Relative, so that it holds below a path of a reverse proxy's as well.
+        # Relative: a proxy may be asked by another scheme or port than the page.
         language = preferred(request.headers.get("accept-language", "")).language
         return RedirectResponse(f"{language}/", headers={"Vary": "Accept-Language"})
 

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clipseek.ui.hosts import LOOPBACK
+from clipseek.ui.hosts import is_known, is_named
 
 # Whatever Gradio or a picture's name might hold, the browser fetches nothing from elsewhere. Gradio's own scripts need
 # "unsafe-inline" and "unsafe-eval".
@@ -24,19 +24,40 @@ _POLICY = (
 _FETCHING = re.compile(r"/gradio_api/(proxy|file(?!=/))", re.IGNORECASE)
 
 
+class KnownHost:
+    """Refuses names that nobody gave the page.
+
+    Args:
+        app: What is asked otherwise.
+        hosts: By which names browsers may ask for the page, beside ``localhost`` and addresses.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else "localhost"
+        if is_known(host, self._hosts):
+            await self._app(scope, receive, send)
+        else:
+            words = f"the page is not known as {host}; whoever started it can say so with --host"
+            await PlainTextResponse(words, HTTPStatus.BAD_REQUEST)(scope, receive, send)
+
+
 class OwnOrigin:
     """Refuses what browsers ask for in the name of another page than this one, or than one of ``hosts``.
 
     Args:
         app: What is asked otherwise.
-        hosts: By which names browsers may ask for the page.
+        hosts: The names that somebody gave the page.
         pages: The paths that a link from elsewhere may lead to.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], pages: Sequence[str]) -> None:
         self._app = app
-        # A proxy may hand on the name without the port.
-        self._named = {host.lower() for host in hosts} - set(LOOPBACK)
+        self._hosts = hosts
         self._pages = {path.rstrip("/") for path in pages}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +79,8 @@ class OwnOrigin:
 
     def _is_own(self, origin: str, host: str) -> bool:
         _, _, asking = origin.partition("://")
-        return bool(asking) and (asking == host or re.sub(r":\d+$", "", asking) in self._named)
+        # A proxy may hand on the name without the port.
+        return bool(asking) and (asking == host or is_named(asking, self._hosts))
 
 
 class NothingFetched:

@@ -10,8 +10,10 @@ element.addEventListener("click", (event) => {
   if (event.target.closest("[data-detach]")) trigger("detach", {});
 });
 document.addEventListener("paste", (event) => {
-  const files = event.clipboardData?.files;
+  const { files, types } = event.clipboardData ?? {};
   if (!files?.length || !inSight()) return;
+  // Office programs put a picture of what is copied beside its text.
+  if (types.includes("text/plain") && event.target.closest?.("input, textarea")) return;
   event.preventDefault();
   take(files);
 });

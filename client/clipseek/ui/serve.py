@@ -29,7 +29,7 @@ def serve(
     Args:
         client: Of the server that the page is for.
         listener: Where to serve.
-        hosts: By which names browsers may ask for the page; ``*`` for any.
+        hosts: By which names browsers may ask for the page, beside ``localhost`` and addresses.
         collection: The one to begin with, or empty.
         ready: Called when all is loaded, just before the first request is answered.
     """
