@@ -101,6 +101,8 @@ class SmallServer:
         held: Pictures that a stream does not store now, by their bytes, and how often it says so.
         held_for_long: Whether it asks to be left alone for five seconds then.
         short: Whether streams end, as if all were well, after their first batch.
+        room: How many bulk streams it takes at a time; ``None`` for all.
+        refused: Set when it has refused one for which there was no room.
         slow: Seconds that each call takes before anything is done.
         damage: What downloads do to the chunks that they send.
         gate: Calls named in ``gated`` wait for it.
@@ -115,6 +117,8 @@ class SmallServer:
     held: dict[bytes, int] = field(default_factory=dict)
     held_for_long: bool = False
     short: bool = False
+    room: int | None = None
+    refused: threading.Event = field(default_factory=threading.Event)
     slow: float = 0.0
     damage: Callable[[list[bytes]], list[bytes]] = list
     gated: frozenset[str] = frozenset()
@@ -179,6 +183,8 @@ def masked(image: image_pb2.Image, paths: list[str]) -> image_pb2.Image:
 class Search(search_service_pb2_grpc.SearchServiceServicer):
     def __init__(self, state: SmallServer) -> None:
         self.state = state
+        self.lock = threading.Lock()
+        self.streams = 0
 
     def Insert(self, request, context):
         self.state.note("Insert", request, context)
@@ -191,6 +197,20 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
         self.finished = False
         config = next(request_iterator).config
         self.state.note("BulkInsert", config, context)
+        with self.lock:
+            has_room = self.state.room is None or self.streams < self.state.room
+            self.streams += has_room
+        if not has_room:
+            self.state.refused.set()
+            Failure(StatusCode.RESOURCE_EXHAUSTED, "no room for one more stream").abort(context)
+        try:
+            yield from self._answers(request_iterator, context)
+        finally:
+            with self.lock:
+                self.streams -= 1
+        self.finished = True
+
+    def _answers(self, request_iterator, context):
         held = []
         for request in request_iterator:
             assert request.HasField("batch")
@@ -209,7 +229,6 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
                 break
         if held:
             yield self._results(held)
-        self.finished = True
 
     def _results(self, items):
         response = search_service_pb2.BulkInsertResponse()

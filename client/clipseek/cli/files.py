@@ -11,25 +11,27 @@ from clipseek.pictures import sniff
 
 @dataclass(frozen=True)
 class Found:
-    """A file that was found, or a folder that could not be looked through.
+    """A file that was found, or a folder that was not looked through.
 
     Attributes:
         path: Where it is.
         name: Its path relative to the folder that was named, with ``/``.
         named: Whether the file itself was named, and not a folder above it.
         picture: Whether it begins as a picture does. What cannot be read counts, so that the insert can say why.
+        linked_folder: Whether it is a symbolic link to a folder, which is looked through only where it is named.
     """
 
     path: Path
     name: str
     named: bool
     picture: bool
+    linked_folder: bool = False
 
 
 def find(paths: Iterable[Path]) -> Iterator[Found]:
     """All files below the paths, folders in the order of their names; hidden ones are left out unless they are named.
 
-    Folders that cannot be looked through come after the files.
+    Folders that cannot be looked through, and symbolic links to folders, come after the files.
 
     Raises:
         FileNotFoundError: A path is not there.
@@ -39,10 +41,13 @@ def find(paths: Iterable[Path]) -> Iterator[Found]:
             raise FileNotFoundError(f"no such file or folder: {path}")
         if path.is_dir():
             unreadable: list[OSError] = []
-            for file in _below(path, unreadable.append):
+            linked: list[Path] = []
+            for file in _below(path, linked.append, unreadable.append):
                 yield Found(file, readable(file.relative_to(path)), named=False, picture=_is_picture(file))
             for folder in (Path(error.filename) for error in unreadable):
                 yield Found(folder, readable(folder.relative_to(path)), named=folder == path, picture=True)
+            for link in linked:
+                yield Found(link, readable(link.relative_to(path)), named=False, picture=False, linked_folder=True)
         else:
             yield Found(path, readable(Path(path.name)), named=True, picture=_is_picture(path))
 
@@ -66,9 +71,12 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"cannot write {path}: no permission")
 
 
-def _below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+def _below(folder: Path, on_link: Callable[[Path], None], on_error: Callable[[OSError], None]) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for subfolder in (Path(root, name) for name in folders):
+            if os.path.islink(subfolder):  # noqa: PTH114 -- Path.is_symlink raises where a path is too long
+                on_link(subfolder)
         yield from (Path(root, name) for name in sorted(files) if not name.startswith("."))
 
 

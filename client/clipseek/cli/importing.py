@@ -1,12 +1,12 @@
 """``clipseek import``."""
 
+import itertools
 import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clipseek import BulkResult, Client, ClipseekError, Image, InsertItem, InvalidArgumentError
+from clipseek import BulkResult, Client, ClipseekError, Image, InsertItem, InvalidArgumentError, OverloadedError
 from clipseek.cli.files import Found, check_writable, find, readable
 from clipseek.cli.metadata import FILE, Attached, pairs, read_table
 from clipseek.cli.output import Output, plain_json
@@ -39,6 +39,8 @@ _LISTED_FAILURES = 20
 
 _KEPT = "kept"
 """The outcome where another picture has the id."""
+
+_LINKED = "a symbolic link to a folder; name it to store what is in it"
 
 T = TypeVar("T")
 
@@ -86,8 +88,9 @@ def import_pictures(
 
     Each is stored under the SHA-256 of its bytes, unless --metadata-from names an id, with its path below the folder as
     metadata "file". Repeating it changes nothing: what the server has is not sent again, so an import that was
-    interrupted goes on where it was. What is no picture is left out and listed. With --json, one line a picture. Exit
-    code 1: some were not stored; 3: a later try may store them.
+    interrupted goes on where it was. What is no picture is left out and listed. So are symbolic links to folders: name
+    one, and what is in it is stored. With --json, one line a picture. Exit code 1: some were not stored; 3: a later try
+    may store them.
 
     Try:
 
@@ -160,51 +163,109 @@ class _Done(NamedTuple):
 
 
 class _Shared(Generic[T]):
-    """An iterator that several threads take from."""
+    """What several threads take from, and give back to."""
 
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = deque(items)
         self._lock = threading.Lock()
 
-    def take(self, count: int) -> list[T]:
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def take(self, most: int) -> list[T]:
         with self._lock:
-            return list(islice(self._items, count))
+            return [self._items.popleft() for _ in range(min(most, len(self._items)))]
+
+    def give_back(self, items: Iterable[T]) -> None:
+        with self._lock:
+            self._items.extend(items)
+
+
+class _Taken:
+    """What one stream takes of what is wanted, until its results are there or it gives it back."""
+
+    def __init__(self, shared: _Shared[_Wanted], not_stored: Callable[[list[_Wanted]], list[_Wanted]]) -> None:
+        self._shared = shared
+        self._not_stored = not_stored
+        self._numbers = itertools.count()
+        self._unanswered: dict[int, _Wanted] = {}
+        self._taking = threading.Lock()
+        self._ended = False
+
+    def items(self) -> Iterator[InsertItem]:
+        """What is to be sent, which a thread of the client's reads."""
+        while some := self._some():
+            for each in some:
+                yield each.item
+
+    def _some(self) -> list[_Wanted]:
+        with self._taking:
+            while not self._ended and (some := self._shared.take(_ASKED_AT_A_TIME)):
+                if missing := self._not_stored(some):
+                    self._unanswered |= {number: each for each, number in zip(missing, self._numbers, strict=False)}
+                    return missing
+            return []
+
+    def answered(self, index: int) -> Found:
+        """The file whose result is there."""
+        return self._unanswered.pop(index).file
+
+    def give_back(self) -> None:
+        """Leave what has no result to others, and take no more."""
+        with self._taking:
+            self._ended = True
+            self._shared.give_back(self._unanswered.values())
 
 
 def _store(
     client: Client, wanted: list[_Wanted], collection: str, on_exists: OnExists, workers: int, patience: float
 ) -> Iterator[_Done]:
-    """What became of each, in any order; raises what ended a worker before its time."""
+    """What became of each, in any order; raises what ended a worker before its time.
+
+    A worker for whose stream the server has no room leaves what it took to the others.
+    """
     results: SimpleQueue[_Done | Exception | None] = SimpleQueue()
-    shared = _Shared(iter(wanted))
+    shared = _Shared(wanted)
 
     def work() -> None:
-        sent: list[_Wanted] = []
-
-        def missing() -> Iterator[InsertItem]:
-            while some := shared.take(_ASKED_AT_A_TIME):
-                for each in _not_stored(client, some, collection, on_exists, results.put):
-                    sent.append(each)
-                    yield each.item
-
+        taken = _Taken(shared, lambda some: _not_stored(client, some, collection, on_exists, results.put))
         try:
-            for result in client.insert_many(missing(), collection=collection, on_exists=on_exists, patience=patience):
-                results.put(_Done(sent[result.index].file, result))
+            for result in client.insert_many(
+                taken.items(), collection=collection, on_exists=on_exists, patience=patience
+            ):
+                results.put(_Done(taken.answered(result.index), result))
         except Exception as error:
+            if isinstance(error, OverloadedError):
+                taken.give_back()
             results.put(error)
         else:
             results.put(None)
 
-    for _ in range(workers):
+    def begin() -> None:
         threading.Thread(target=work, daemon=True).start()
-    while workers:
+
+    working, resting = workers, 0
+    refusal: OverloadedError | None = None
+    for _ in range(working):
+        begin()
+    while working:
         result = results.get()
-        if isinstance(result, Exception):
-            raise result
-        if result is None:
-            workers -= 1
-        else:
+        if isinstance(result, _Done):
             yield result
+            continue
+        working -= 1
+        if result is None:
+            resting += 1
+        elif isinstance(result, OverloadedError):
+            refusal = result
+        else:
+            raise result
+        # One that had found nothing left had room.
+        if resting and shared:
+            resting, working = resting - 1, working + 1
+            begin()
+    if refusal is not None and shared:
+        raise refusal
 
 
 def _not_stored(
@@ -288,19 +349,25 @@ class _Report:
         if len(self.failed) > _LISTED_FAILURES:
             where = f"all are in {failures}" if failures else "--failures FILE keeps all of them"
             self._output.note(f"not stored: {len(self.failed) - _LISTED_FAILURES} more; {where}")
-        for file in self.others:
+        no_pictures = [file for file in self.others if not file.linked_folder]
+        linked = [file for file in self.others if file.linked_folder]
+        for file in no_pictures:
             self._output.note(f"no picture: {file.path}")
+        for file in linked:
+            self._output.note(f"not looked through: {file.path}: {_LINKED}")
         if self.counts[_KEPT]:
             self._output.note(f"{_KEPT}: other pictures have these ids; --on-exists replace replaces them")
         if self._keep_other_metadata:
             self._output.note(f"{self._keep_other_metadata} keep other metadata; --on-exists replace replaces it")
         if failures is not None:
-            no_picture = {"message": "no picture"}
-            others = [{"path": readable(file.path), "error": no_picture} for file in self.others if file.named]
+            left_out = [(file, "no picture") for file in no_pictures if file.named]
+            left_out += [(file, _LINKED) for file in linked]
+            others = [{"path": readable(file.path), "error": {"message": why}} for file, why in left_out]
             lines = (f"{plain_json(row)}\n" for row in [*self.failed, *others, *self._without_answer])
             failures.write_text("".join(lines), encoding="utf-8")
         words = [f"{count} {outcome}" for outcome, count in sorted(self.counts.items()) if count]
-        words += [f"{len(self.others)} no pictures"] * bool(self.others)
+        words += [f"{len(no_pictures)} no pictures"] * bool(no_pictures)
+        words += [f"{len(linked)} linked folders not looked through"] * bool(linked)
         self._output.note(", ".join(words) or "nothing to store")
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import pairwise
@@ -168,6 +169,63 @@ def test_import_in_several_streams(run: Any, server: SmallServer, tmp_path: Path
     assert "300 created" in run("import", tmp_path, "--workers", "5").stderr
     assert len(server.asked("BulkInsert")) == 2
     assert len(server.images) == 300
+
+
+def test_import_goes_on_in_the_streams_for_which_there_is_room(run: Any, server: SmallServer, tmp_path: Path) -> None:
+    for number in range(300):
+        Image.new("L", (number + 1, 1)).save(tmp_path / f"{number}.png")
+    server.room = 1
+    # The stream that is taken sends nothing before the other is refused, and that had taken pictures by then.
+    server.gated = frozenset({"BulkInsert.batch"})
+    opener = threading.Thread(target=lambda: (server.refused.wait(30), server.gate.set()))
+    opener.start()
+    result = run("import", tmp_path, "--workers", "2", "--patience", "0", "--json")
+    opener.join()
+    assert result.exit_code == 0, result.output
+    assert server.refused.is_set()
+    assert result.stderr.endswith("300 created\n")
+    assert len(server.images) == 300
+    assert len({json.loads(line)["path"] for line in result.stdout.splitlines()}) == 300
+
+
+def test_import_gives_what_was_refused_to_a_worker_that_had_found_nothing_left(
+    run: Any, server: SmallServer, folder: Path
+) -> None:
+    server.failing("BulkInsert.batch", Failure(StatusCode.RESOURCE_EXHAUSTED))
+    result = run("import", folder, "--workers", "2", "--patience", "0")
+    assert result.exit_code == 0, result.output
+    assert "2 created" in result.stderr
+
+
+def test_import_ends_where_there_is_room_for_no_stream(run: Any, server: SmallServer, folder: Path) -> None:
+    server.room = 0
+    result = run("import", folder, "--workers", "2", "--patience", "0")
+    assert (result.exit_code, "2 without an answer" in result.stderr) == (3, True)
+    assert "no room for one more stream" in result.stderr
+
+
+def test_import_says_which_linked_folders_it_did_not_look_through(
+    run: Any, server: SmallServer, folder: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("L", (5, 5)).save(elsewhere / "far.png")
+    link = folder / "deep" / "link"
+    link.symlink_to(elsewhere)
+    (folder / ".hidden link").symlink_to(elsewhere)
+    (folder / "file.png").symlink_to(elsewhere / "far.png")
+    failed = tmp_path / "failed.jsonl"
+    result = run("import", folder, "--failures", failed)
+    assert result.exit_code == 0
+    hint = "a symbolic link to a folder; name it to store what is in it"
+    assert f"not looked through: {link}: {hint}\n" in result.stderr
+    assert "3 created, 2 no pictures, 1 linked folders not looked through\n" in result.stderr
+    assert [json.loads(line) for line in failed.read_text().splitlines()] == [
+        {"path": str(link), "error": {"message": hint}}
+    ]
+    # Named, it is a folder as any.
+    assert "1 unchanged\n" in run("import", link).stderr
+    assert {image.metadata["file"] for image, _ in server.images.values()} == {"a.png", "deep/er/b.png", "file.png"}
 
 
 def test_import_keeps_what_had_no_answer_and_what_is_no_picture(
