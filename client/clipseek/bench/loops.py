@@ -20,6 +20,9 @@ from clipseek.errors import ClipseekError
 _EARLY = 0.001
 """Seconds. An event loop sleeps whole milliseconds, and rather longer than shorter: up to so much."""
 
+_TIMER_SECONDS = 0.05
+"""Between the timers by which a closed loop sees how late it is: too few to cost anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -44,20 +47,19 @@ async def run_share(operations: Mapping[str, Operation], load: Load, share: Shar
     recording = Recording(begin=begin, end=begin + load.seconds, window_seconds=load.window_seconds)
     caller = _Caller(operations, load, share, recording)
     loop = asyncio.get_running_loop()
-    cpu_at_begin = time.process_time()
-
-    def note_cpu() -> None:
-        nonlocal cpu_at_begin
-        cpu_at_begin = time.process_time()
-
-    timer = loop.call_at(begin, note_cpu)
+    cpu: list[float] = []
+    timers = [loop.call_at(moment, lambda: cpu.append(time.process_time())) for moment in (begin, recording.end)]
     await _sleep_until(start)
     if isinstance(load.shape, ClosedLoop):
         await caller.closed(load.shape, begin)
     else:
         await caller.open(load.shape, start, begin)
-    timer.cancel()
-    recording.cpu_seconds = time.process_time() - cpu_at_begin
+    for timer in timers:
+        timer.cancel()
+    now = time.process_time()
+    # Where the calls came to their end sooner, now is the end of what was measured.
+    cpu_at_begin, cpu_at_end = [*cpu, now, now][:2]
+    recording.cpu_seconds = cpu_at_end - cpu_at_begin
     return recording
 
 
@@ -89,11 +91,21 @@ class _Caller:
                     self._recording.add(name, min(now, last_moment), now - since, answer, in_time=now <= end)
                     last = min(now, end)
 
+        timers = asyncio.create_task(self._note_lateness(begin, end))
         async with asyncio.TaskGroup() as callers:
             for _ in range(self._share.part(shape.callers)):
                 callers.create_task(call_again_and_again())
+        timers.cancel()
         if self._load.calls is not None:
             self._recording.end = min(end, last)
+
+    async def _note_lateness(self, begin: float, end: float) -> None:
+        """How late the loop is for what is due, as in an open loop: an answer waits for its turn as long."""
+        for number in itertools.count(1):
+            if (due := begin + number * _TIMER_SECONDS) >= end:
+                break
+            await _sleep_until(due - _EARLY)
+            self._recording.lateness.add(max(0.0, self._loop.time() - due))
 
     async def open(self, shape: OpenLoop, start: float, begin: float) -> None:
         """The share's calls, each when it is due, whether or not those before it are answered."""

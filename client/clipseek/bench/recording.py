@@ -1,5 +1,6 @@
 """What one process saw, and how those of several become one result."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,10 @@ from clipseek.bench.plan import Done
 from clipseek.bench.results import LoadResult, OperationResult, Window
 
 Key = TypeVar("Key")
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(slots=True)
@@ -62,8 +67,9 @@ class Recording:
         window_seconds: How long each window of time is.
         operations: By name.
         windows: All operations' calls, by the window in which they ended (in an open loop: were due).
-        lateness: Of the calls of an open loop.
-        cpu_seconds: Of the process, from begin to end.
+        lateness: Of the calls of an open loop; of the timers of a closed one.
+        cpu_seconds: Of the process, from begin until no more calls were due.
+        cores: How many the process may use.
     """
 
     begin: float
@@ -74,6 +80,7 @@ class Recording:
     windows: dict[int, OperationRecording] = field(default_factory=dict)
     lateness: Histogram = field(default_factory=Histogram)
     cpu_seconds: float = 0.0
+    cores: int = field(default_factory=_usable_cores)
 
     def add(self, name: str, moment: float, seconds: float, answer: Done | str, *, in_time: bool = True) -> None:
         """Take in a call that belongs to a moment: what it did, or its status if it failed."""
@@ -108,8 +115,10 @@ def merge(recordings: Sequence[Recording]) -> LoadResult:
         seconds=seconds,
         tail_seconds=max((end - each.due for each in recordings if each.due is not None), default=0.0),
         cpu_seconds=sum(each.cpu_seconds for each in recordings),
+        open_loop=any(each.due is not None for each in recordings),
         lateness=lateness.latency(),
         processes=len(recordings),
+        cores=max(each.cores for each in recordings),
     )
 
 

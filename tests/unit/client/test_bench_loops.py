@@ -3,6 +3,7 @@
 import asyncio
 import math
 import statistics
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import grpc
 import pytest
 
 from clipseek import OverloadedError
-from clipseek.bench import ClosedLoop, Done, Load, OpenLoop
+from clipseek.bench import ClosedLoop, Done, Load, LoadResult, OpenLoop
 from clipseek.bench.loops import Share, run_share, status_of
 from clipseek.bench.recording import Recording, merge
 from virtual_time import run
@@ -108,6 +109,59 @@ def test_open_loop_says_how_late_its_calls_were() -> None:
     assert recording.operations["call"].latencies.latency().max == pytest.approx(2.0, abs=0.2)
 
 
+def test_closed_loop_says_how_late_it_is_for_a_timer() -> None:
+    def late(begin: float, end: float) -> LoadResult:
+        async def blocked() -> Recording:
+            async def call(number: int) -> Done:
+                await asyncio.sleep(0.3)
+                return Done()
+
+            loop = asyncio.get_running_loop()
+            loop.call_at(begin, lambda: setattr(loop, "_now", end))
+            return await run_share({"call": call}, closed_load(2, warmup=1.0, seconds=10), Share(), 0.0)
+
+        result = merge([run(blocked())])
+        assert result.lateness is not None
+        # One for each twentieth of a second, those included that were due while there was no turn for them.
+        assert result.lateness.count == pytest.approx(200, abs=1)
+        return result
+
+    quiet = late(2.0, 2.0)
+    assert quiet.lateness.max == pytest.approx(0, abs=1e-5)
+    assert not quiet.is_generator_busy
+    stood_still = late(2.0, 4.0)
+    assert stood_still.lateness.max == pytest.approx(2.0, abs=0.06)
+    assert stood_still.lateness.p90 == pytest.approx(1.0, abs=0.06)
+    assert stood_still.is_generator_busy
+    assert f"its timers were late by {stood_still.lateness.p99 * 1000:.1f} ms (p99)." in stood_still.about_generator
+    # What was before the time is no part of it.
+    assert late(0.2, 0.8).lateness.max == pytest.approx(0, abs=1e-5)
+
+
+def test_lateness_is_unknown_where_a_closed_loop_was_too_short_for_a_timer() -> None:
+    assert merge([play(Server(lambda _: 0.001), closed_load(1, calls=10, seconds=60))]).lateness is None
+
+
+@pytest.mark.parametrize("shape", [OpenLoop(1), ClosedLoop(1)])
+@pytest.mark.parametrize(("begun", "counts"), [(0.0, False), (1.5, True), (8.0, False)])
+def test_cpu_counts_while_calls_are_due(shape: OpenLoop | ClosedLoop, begun: float, counts: bool) -> None:
+    spent = 0.3
+
+    async def call(number: int) -> Done:
+        if number == 0:
+            await asyncio.sleep(begun)
+            end = time.process_time() + spent
+            while time.process_time() < end:
+                pass
+        else:
+            await asyncio.sleep(0.1)
+        return Done()
+
+    load = Load(shape=shape, mix={"call": 1}, warmup=1.0, seconds=4.0)
+    recording = run(run_share({"call": call}, load, Share(), 0.0))
+    assert (recording.cpu_seconds >= spent) is counts
+
+
 def test_open_loop_says_how_long_the_last_answers_took() -> None:
     assert merge([play(Server(lambda _: 1.0), open_load(rate=2, seconds=10))]).tail_seconds == pytest.approx(10.0)
     assert merge([play(Server(lambda _: 0.0), open_load(rate=2, seconds=10))]).tail_seconds <= 0
@@ -149,7 +203,6 @@ def test_closed_loop_has_as_many_calls_in_flight_as_callers() -> None:
     assert server.most_in_flight == 8
     assert result.total.calls == 80
     assert result.total.rate == pytest.approx(8.0)
-    assert result.lateness is None
 
 
 def test_closed_loop_counts_late_answers_as_it_counts_late_errors() -> None:

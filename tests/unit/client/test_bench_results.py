@@ -96,6 +96,42 @@ def test_a_generator_is_busy_that_makes_more_than_a_hundredth_of_many_calls_late
     assert result.to_json()["is_generator_busy"] is busy
 
 
+@pytest.mark.parametrize(
+    ("processes", "cpu", "busy"), [(4, 1.7, True), (4, 1.5, False), (2, 1.7, True), (1, 0.9, True), (1, 0.7, False)]
+)
+def test_a_generator_is_busy_that_uses_most_of_its_cores(processes: int, cpu: float, busy: bool) -> None:
+    """However many processes there are: on two cores they use no more than two."""
+    recordings = [Recording(0.0, 10.0, cpu_seconds=10 * cpu / processes, cores=2) for _ in range(processes)]
+    for recording in recordings:
+        recording.add("search", 1.0, 0.01, Done())
+    result = merge(recordings)
+    assert (result.is_generator_busy, result.cores) == (busy, 2)
+    # More processes are no help where there are no more cores.
+    assert ("give it more processes or another" in result.about_generator) is (busy and processes < 2)
+    assert ("give it another machine" in result.about_generator) is (busy and processes >= 2)
+
+
+@pytest.mark.parametrize(("due", "late", "busy"), [(60.0, 0.004, True), (None, 0.004, False), (None, 0.006, True)])
+def test_timers_of_a_closed_loop_may_wait_for_a_server_that_computes(
+    due: float | None, late: float, busy: bool
+) -> None:
+    recording = Recording(0.0, 60.0, due=due)
+    for _ in range(1000):
+        recording.add("search", 1.0, 0.017, Done())
+        recording.lateness.add(late)
+    result = merge([recording])
+    assert result.is_generator_busy is busy
+    assert f"its {'calls' if due else 'timers'} were late by {late * 1000:.1f} ms" in result.about_generator
+
+
+def test_one_slow_call_does_not_hide_that_the_generator_was_busy() -> None:
+    recording = Recording(0.0, 40.0, due=10.0, cpu_seconds=9.0)
+    recording.add("search", 9.9, 30.1, Done())
+    result = merge([recording])
+    assert result.is_generator_busy
+    assert "used 0.90 cores" in result.about_generator
+
+
 def test_sentences_are_distinct() -> None:
     numbers = range(50_000)
     sentences = {sentence(number) for number in numbers}
