@@ -184,6 +184,6 @@ class LoadResult:
 _BUSY_SHARE = 0.8
 _LATE_SHARE = 0.1
 _LATE_SECONDS = 0.002
-# Unlike an answer a timer comes while a server on the same machine computes: then it was up to 4 ms late, with no harm.
+# Unlike an answer a timer may come while a server computes on the same cores: measured up to 3 ms late (p95) there.
 _LATE_TIMER_SECONDS = 0.005
 _OUTSIDE_SHARE = 0.1
