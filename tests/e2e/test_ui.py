@@ -862,9 +862,11 @@ def test_files_cannot_be_chosen_while_others_are_stored(visit, small, pictures):
     chooser.set_input_files(pictures)
     expect(page.locator("#outcome progress")).to_be_visible(timeout=TIMEOUT)
     expect(chooser).to_have_count(0)
+    expect(page.locator("#files")).to_contain_text(ENGLISH.add_later)
     server.gate.set()
     expect(page.locator("#outcome")).to_contain_text(ENGLISH.outcomes["created"].format(count=4), timeout=TIMEOUT)
     expect(chooser).to_have_count(1)
+    expect(page.locator("#files")).to_contain_text(ENGLISH.add_drop)
 
 
 def test_a_search_that_takes_long_is_said_to_be_on_its_way(visit, small):
@@ -1051,6 +1053,7 @@ def test_who_leaves_while_pictures_are_added_is_asked_first(visit, pictures):
     page.route(ARRIVAL, lambda route: None)  # it is never answered
     page.locator("#files input[type=file]").set_input_files(pictures[0])
     expect(page.locator("#files input[type=file]")).to_be_disabled()
+    expect(page.locator("#files")).to_contain_text(ENGLISH.add_later)
     assert page.evaluate(asks)
 
 

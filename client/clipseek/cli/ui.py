@@ -66,7 +66,8 @@ def ui(
             webbrowser.open(url)
 
     with listener, session.client() as client, suppress(KeyboardInterrupt):
-        serve(client, listener, hosts=hosts, collection=session.collection, ready=ready)
+        # Who starts the page by a name knows that it is his.
+        serve(client, listener, hosts=[*hosts, address], collection=session.collection, ready=ready)
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -8,16 +8,20 @@ addEventListener("beforeunload", (event) => {
 
 const take = async (files) => {
   if (busy()) return;
-  const { sending, lost } = element.querySelector(".drop").dataset;
+  const { sending, lost, drop, later } = element.querySelector(".drop").dataset;
+  const hint = (words) => (element.querySelector(".drop span").textContent = words);
   const say = (detail) => document.dispatchEvent(new CustomEvent("outcome", { detail }));
   const sent = [];
   chooser().disabled = true;
+  hint(later);
   for (const file of files) {
     say(sending.replace("{done}", sent.length).replace("{total}", files.length));
     sent.push(await send(file));
   }
-  chooser().disabled = false;
+  // When they are stored the page gives a new chooser; until then there is none.
+  if (sent.some(({ path }) => path)) return trigger("arrive", { files: sent });
   // Where nothing arrives nobody may be there to say so.
-  if (sent.some(({ path }) => path)) trigger("arrive", { files: sent });
-  else say(lost);
+  chooser().disabled = false;
+  hint(drop);
+  say(lost);
 };

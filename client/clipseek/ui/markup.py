@@ -124,11 +124,12 @@ def query_picture(picture: QueryPicture | None, words: Words) -> str:
 
 def files(words: Words, *, busy: bool = False) -> str:
     """The place to drop pictures to add; while others are stored it takes none."""
-    sending, lost = text(note(words.sending)), text(problem(words.none_arrived))
+    sending, lost, drop = text(note(words.sending)), text(problem(words.none_arrived)), text(words.add_drop)
+    later = text(words.add_later)
     chooser = "" if busy else '<input type="file" multiple>'
     return (
-        f'<label class="drop" data-sending="{sending}" data-lost="{lost}">{chooser}<strong>{text(words.add)}</strong> '
-        f"<span>{text(words.add_drop)}</span></label>"
+        f'<label class="drop" data-sending="{sending}" data-lost="{lost}" data-drop="{drop}" data-later="{later}">'
+        f"{chooser}<strong>{text(words.add)}</strong> <span>{later if busy else drop}</span></label>"
     )
 
 

@@ -76,6 +76,7 @@ class Words:
 
     add: str
     add_drop: str
+    add_later: str
     add_hint: str
     sending: str
     none_arrived: str
@@ -174,6 +175,7 @@ ENGLISH = Words(
     no_metadata="None.",
     add="Pictures to add to the collection",
     add_drop="Drop them here, or choose them",
+    add_later="More can be added when these are stored.",
     add_hint="What is stored already is recognised by its content and left as it is. Keep the page open until all are "
     "stored.",
     sending="Sending: {done} of {total}",
@@ -271,6 +273,7 @@ CHINESE = Words(
     no_metadata="無。",
     add="要加入圖庫的圖片",
     add_drop="拖放到此處，或選擇檔案",
+    add_later="這些圖片儲存完成後，才能再新增。",
     add_hint="已經存在的圖片會依內容辨識，並保持原樣。全部儲存完成前，請勿關閉本頁。",
     sending="傳送中：{done}／{total}",
     none_arrived="檔案都沒有送達。可能無法連上本頁，或中間的代理伺服器認為檔案太大。請再試一次。",
