@@ -128,8 +128,7 @@ $(VENV)/.openvino: requirements-server-openvino.lock | $(VENV)/.uv
 	@echo "== Installing OpenVINO's ONNX Runtime, for its tests"
 	@sed -n '/^onnxruntime-openvino==/,/[^\\]$$/p' requirements-server-openvino.lock > $(VENV)/openvino.lock
 	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --require-hashes --target $(VENV)/openvino \
-		-r $(VENV)/openvino.lock || echo 'There is no ONNX Runtime with OpenVINO to be had here.'
-	@touch $@
+		-r $(VENV)/openvino.lock && touch $@ || echo 'There is no ONNX Runtime with OpenVINO to be had here.'
 
 # Where this cannot be had, the tests of the page are skipped.
 CHROMIUM := chromium fonts-noto-cjk

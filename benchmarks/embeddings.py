@@ -4,7 +4,7 @@
     for package in tuxpaint-stamps-default openclipart-png; do dpkg -x ${package}_*.deb pictures; done
     python -m benchmarks.embeddings pictures --output build/bench/real.npz
 
-8,904 pictures of Debian's packages, and the 674 different captions of those that have one.
+8,901 pictures of Debian's packages, and the 674 different captions of those that have one.
 """
 
 import argparse

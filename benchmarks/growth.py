@@ -12,7 +12,6 @@ import asyncio
 import os
 from pathlib import Path
 
-from benchmarks.bench import PROFILES, Bench
 from benchmarks.programs import resident_bytes
 from benchmarks.rows import COLLECTION, rows
 from benchmarks.workspace import Workspace
@@ -33,8 +32,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6000, help="put in (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="for models and data")
     options = parser.parse_args()
-    bench = Bench(PROFILES["full"], Workspace(options.folder))
-    bundle, data_dir = bench.workspace.bundle("int8"), bench.workspace.data(BEFORE)
+    workspace = Workspace(options.folder)
+    bundle, data_dir = workspace.bundle("int8"), workspace.data(BEFORE)
     most = asyncio.run(_grow(Settings(data_dir=data_dir, bundles=[bundle]), options.rows))
     print(f"at most {most / 1e6:.0f} MB")
 

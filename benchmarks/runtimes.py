@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from benchmarks.sections.limit import repeat
 from benchmarks.workspace import Workspace
 from clipseek_export.measure import similarity
 from clipseek_export.samples import photographs
+from clipseek_server.config import OpenVinoPrecision
 from clipseek_server.encoding.bundle import TEXT_FILE, VISION_FILE, read_manifest
 from clipseek_server.encoding.sessions import OPENVINO, GraphSession
 
@@ -96,7 +97,7 @@ def _ways(workspace: Workspace, file: str) -> Iterator[tuple[str, Run]]:
         yield "OpenVINO int8", _run(int8, OPENVINO)
 
 
-def _run(graph: Path, provider: str, openvino_precision: Literal["f32", "bf16"] = "f32") -> Run:
+def _run(graph: Path, provider: str, openvino_precision: OpenVinoPrecision = "f32") -> Run:
     session = GraphSession(graph, [provider], cores(), openvino_precision=openvino_precision)
     return lambda inputs: session.run(**inputs)
 

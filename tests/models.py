@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -99,6 +100,15 @@ class SmallClips:
         """The same model as a bundle."""
         bundle = self._folder / f"{pooling}-{precision}"
         return bundle if bundle.is_dir() else export_bundle(self.checkpoint(pooling), bundle, precision)
+
+
+def disturbed(embedding: list[float], noise: float) -> list[float]:
+    """A golden pair's embedding with noise of that length, which is orthogonal to it."""
+    right = np.array(embedding)
+    across = np.random.default_rng(0).normal(size=right.shape)
+    across -= (across @ right) * right
+    moved: list[float] = (right + noise * across / np.linalg.norm(across)).tolist()
+    return moved
 
 
 def _tokenizer(*, special_first: bool, context_length: int) -> CLIPTokenizer:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.bench import Bench, in_memory, resident_seconds
+from benchmarks.bench import Bench, codes_seconds, in_memory
 from clipseek.bench import ClipseekTarget, ClosedLoop
 from clipseek.bench.results import Window
 
@@ -14,6 +14,7 @@ ROWS = 300_000
 
 _ROWS_A_SECOND = 10_000
 """Fewer than are loaded in one."""
+_KNOWN = ("a cat asleep on a red chair",)
 _MILVUS_SECONDS = 6.0
 _POLL = 0.02
 
@@ -32,16 +33,16 @@ def measure(bench: Bench) -> dict[str, Any]:
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
-        target = ClipseekTarget(server.address, texts=("a cat asleep on a red chair",))
+        target = ClipseekTarget(server.address, texts=_KNOWN)
         seconds = 5.0 + rows / _ROWS_A_SECOND
         result = bench.load(target, "search_text", ClosedLoop(1), seconds=seconds, warmup=0.0)
         thread.join(seconds)
         if not loaded:
             raise RuntimeError(f"{rows:,} pictures were not loaded in time")
-        coded = resident_seconds(server.log)["codes_seconds"]
+        coded = codes_seconds(server.log)
     alone = {"CLIPSEEK_RESIDENT_MAX_ROWS": "0"}
     with bench.server("fp32", bench.workspace.data(rows), settled=False, environment=alone) as server:
-        target = ClipseekTarget(server.address, texts=("a cat asleep on a red chair",))
+        target = ClipseekTarget(server.address, texts=_KNOWN)
         milvus = bench.load(target, "search_text", ClosedLoop(1), seconds=_MILVUS_SECONDS, warmup=2.0)
     end = loaded[0] - result.begin
     # The windows in which one state gave way to the next are of neither.

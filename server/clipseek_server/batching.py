@@ -127,7 +127,7 @@ class Batcher(Generic[Item, Result]):
             NotServing: The batcher is closed.
         """
         weight = self._weigh(item)
-        self.check_room(weight, call)
+        self.check_room(call, weight)
         queue = self._bulk if call.bulk else self._interactive
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         since = telemetry.now()
@@ -141,12 +141,12 @@ class Batcher(Generic[Item, Result]):
             self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
         return await future
 
-    def check_room(self, weight: float, call: Call) -> None:
+    def check_room(self, call: Call, weight: float = 1.0) -> None:
         """Refuse now what ``submit`` would refuse: whoever prepares an item with much work asks before.
 
         Args:
-            weight: How much work the item will be.
-            call: Whose it is.
+            call: Whose the item is.
+            weight: How much work it will be; by default as much as each.
 
         Raises:
             Overloaded, DeadlineExceeded, NotServing: As for ``submit``.

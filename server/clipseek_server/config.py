@@ -60,6 +60,7 @@ _OTHER_VARIABLES = {
 }
 """Of this program beside its settings, and of the command ``clipseek``."""
 
+OpenVinoPrecision = Literal["f32", "bf16"]
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
 
@@ -142,7 +143,7 @@ class Settings(BaseSettings):
         ["CPUExecutionProvider"],
         description="ONNX Runtime providers in order of preference, separated by commas. One that is asked for and not got is an error, unless a later one is got.",
     )
-    openvino_precision: Literal["f32", "bf16"] = Field(
+    openvino_precision: OpenVinoPrecision = Field(
         "f32",
         description="What OpenVINOExecutionProvider computes in: f32, or bf16, which is twice as fast on processors that have it.",
     )

@@ -187,7 +187,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
 
         def store(event: gr.EventData, collection: str) -> Iterator[tuple[object, object]]:
             pictures = [Sent.of(file["path"], file["name"]) for file in event.files]
-            # Files that are chosen meanwhile would be dropped without a word.
+            # It takes no more until these are stored, and says so.
             area: object = markup.files(words, busy=True)
             for line in actions.store(pictures, _name(collection)):
                 yield area, line

@@ -292,8 +292,8 @@ class _Tower(Generic[Item]):
             self._run(items)
             self._batcher.learn(items, telemetry.now() - begin)
 
-    def check_room(self, call: Call, weight: float = 1.0) -> None:
-        self._batcher.check_room(weight, call)
+    def check_room(self, call: Call) -> None:
+        self._batcher.check_room(call)
 
     async def submit(self, item: Item, call: Call) -> Vector:
         return await self._batcher.submit(item, call)

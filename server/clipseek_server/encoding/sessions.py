@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from clipseek_server.config import OpenVinoPrecision
 from clipseek_server.errors import StartupError
 
 OPENVINO = "OpenVINOExecutionProvider"
@@ -39,7 +39,7 @@ class GraphSession:
         providers: Sequence[str],
         threads: int,
         *,
-        openvino_precision: Literal["f32", "bf16"] = "f32",
+        openvino_precision: OpenVinoPrecision = "f32",
     ) -> None:
         available = ort.get_available_providers()
         wanted = [provider for provider in providers if provider in available]
@@ -108,7 +108,7 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _openvino_options(threads: int, precision: str) -> dict[str, str]:
+def _openvino_options(threads: int, precision: OpenVinoPrecision) -> dict[str, str]:
     # It has threads of its own, and would choose the precision by what the processor can.
     config = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
     return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}

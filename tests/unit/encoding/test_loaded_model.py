@@ -32,6 +32,7 @@ from clipseek_server.encoding.model import LoadedModel
 from clipseek_server.encoding.pictures import decode_picture
 from clipseek_server.errors import DeadlineExceeded, InvalidImage, NotServing, Overloaded, StartupError
 from clipseek_server.telemetry import Call, Stage
+from models import disturbed
 
 SETTINGS = Settings(threads=1)
 TEXTS = ["a cat", "a photo of a red cup of coffee on the rocket", "horse " * 100, "x"]
@@ -249,10 +250,7 @@ def test_a_golden_pair_that_does_not_hold(copy, pool, is_the_one, named, precisi
     def disturb(content):
         content["precision"] = precision
         golden = next(filter(is_the_one, content["golden"]))
-        embedding = np.array(golden["embedding"])
-        across = np.random.default_rng(0).normal(size=embedding.shape)
-        across -= (across @ embedding) * embedding
-        golden["embedding"] = (embedding + noise * across / np.linalg.norm(across)).tolist()
+        golden["embedding"] = disturbed(golden["embedding"], noise)
 
     edit_manifest(copy, disturb)
     with pytest.raises(StartupError, match="does not give what it gave") as caught:

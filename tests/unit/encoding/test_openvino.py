@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clipseek_server.encoding.bundle import MANIFEST_FILE
+from models import disturbed
 
 RUNTIME = Path(sys.prefix) / "openvino"
 """Where `make test` installs it."""
@@ -106,10 +107,7 @@ def test_bf16_need_not_agree_as_f32_must_and_int8_is_warned_of(bundle: Path, tmp
     shutil.copytree(bundle, folder)
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     for golden in manifest["golden"]:
-        embedding = np.array(golden["embedding"])
-        across = np.random.default_rng(0).normal(size=embedding.shape)
-        across -= (across @ embedding) * embedding
-        golden["embedding"] = (embedding + 0.06 * across / np.linalg.norm(across)).tolist()
+        golden["embedding"] = disturbed(golden["embedding"], 0.06)
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     refused = load(folder, "f32")
     assert refused.returncode != 0
