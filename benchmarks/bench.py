@@ -208,3 +208,20 @@ def milliseconds(result: LoadResult) -> dict[str, float]:
         "p99_ms": latency.p99 * 1000,
         "max_ms": latency.max * 1000,
     }
+
+
+def search_milliseconds(result: LoadResult) -> dict[str, float]:
+    """A search's percentiles, and where its time goes, in the mean: in the server by its own clock, and outside."""
+    stages = {name: spent * 1000 for name, spent in result.total.stages.items()}
+    towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
+    assert result.total.latency is not None
+    mean = result.total.latency.mean * 1000
+    return {
+        **milliseconds(result),
+        "queue_ms": stages["queue"],
+        "inference_ms": stages["inference"],
+        "index_ms": stages["index"],
+        "own_code_ms": stages["total"] - towers_and_index,
+        "wire_ms": mean - stages["total"],
+        "wire_and_own_code_ms": mean - towers_and_index,
+    }

@@ -81,6 +81,17 @@ class Program:
                 found[does] += sum(int(field) for field in _stat(thread / "stat")[11:13]) / _TICKS
         return found
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it and its children stand still."""
+        for pid in _session(self.pid):
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in _session(self.pid):
+                os.kill(pid, signal.SIGCONT)
+
     def batch_counts(self, queue: str) -> tuple[float, float]:
         """Items and batches that a queue of a clipseek server has run so far."""
         return self._histogram(f'clipseek_batch_items_%s{{queue="{queue}"}}')

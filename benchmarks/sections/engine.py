@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import Bench, medians, milliseconds
+from benchmarks.bench import Bench, medians, milliseconds, search_milliseconds
 from benchmarks.machine import cores
 from benchmarks.programs import CpuMeter, Program, free_address, grpc_serves, running
 from benchmarks.sections.limit import Alone
@@ -75,10 +75,6 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
         many = bench.load(target, "search_text", ClosedLoop(CALLERS), seconds=seconds)
     searched_by_many = server.call_seconds("SearchService/SearchByText")[1] - searched - searched_before
     answered_at_once = bench.load(ClipseekTarget(constant.address), "search_text", ClosedLoop(1), seconds=seconds / 2)
-    stages = {name: spent * 1000 for name, spent in search.total.stages.items()}
-    towers_and_index = stages["queue"] + stages["inference"] + stages["index"]
-    latency = milliseconds(search)
-    assert search.total.latency is not None
     assert answered_at_once.total.latency is not None
     return {
         "batch": batch,
@@ -97,14 +93,8 @@ def _turn(bench: Bench, precision: Precision, server: Program, constant: Program
             "share_of_limit": through_grpc.total.rate / limit,
         },
         "search": {
-            **latency,
+            **search_milliseconds(search),
             "text_tower_alone_ms": alone.sentences(seconds / 2),
-            "queue_ms": stages["queue"],
-            "inference_ms": stages["inference"],
-            "index_ms": stages["index"],
-            "own_code_ms": stages["total"] - towers_and_index,
-            "wire_ms": search.total.latency.mean * 1000 - stages["total"],
-            "wire_and_own_code_ms": search.total.latency.mean * 1000 - towers_and_index,
             "answered_at_once_ms": answered_at_once.total.latency.mean * 1000,
             "threads_cpu_ms": searching.thread_ms(searched),
         },

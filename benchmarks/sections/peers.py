@@ -1,14 +1,18 @@
-"""Peers: the same model, pictures and machine; each is called for a few seconds, then the next, turn about."""
+"""Peers: the same model, pictures and machine; each is called for a few seconds, then the next, turn about.
+
+Whoever is not called stands still meanwhile: some take CPU time even then.
+"""
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds
+from benchmarks.bench import PRECISIONS, Bench, medians, milliseconds, rounded
 from benchmarks.peers import clip_server, infinity
-from benchmarks.programs import free_address, grpc_serves, running
+from benchmarks.programs import Program, free_address, grpc_serves, running
 from clipseek.bench import ClipseekTarget, ClosedLoop, Target
 
 MANY = 16
@@ -20,27 +24,39 @@ def measure(bench: Bench) -> dict[str, Any]:
     """By task and server: the rate of many callers, and the latency of one."""
     rows = min(ROWS, max(bench.profile.sizes))
     with ExitStack() as stack:
-        embedders, searchers, missing = _start(bench, stack, rows)
+        embedders, searchers, programs, missing = _start(bench, stack, rows)
         tasks: dict[str, Mapping[str, Target]] = {
             "embed_image": embedders,
             "embed_text": embedders,
             "search_text": searchers,
         }
+        idle_cores = _idle_cores(programs, bench.profile.seconds)
         turns: list[dict[str, Any]] = []
         for turn in range(bench.profile.turns):
             print(f"  turn {turn + 1} of {bench.profile.turns}", flush=True)
             turns.append(
                 {
-                    task: {name: _measure(bench, target, task) for name, target in targets.items()}
+                    task: {name: _measure(bench, name, target, task, programs) for name, target in targets.items()}
                     for task, targets in tasks.items()
                 }
             )
-    return {"rows": rows, **medians(turns), "missing": missing}
+    return {"rows": rows, **medians(turns), "idle_cores": idle_cores, "missing": missing}
 
 
-def _measure(bench: Bench, target: Target, task: str) -> dict[str, Any]:
-    many = bench.load(target, task, ClosedLoop(MANY), **(bench.long if task == "embed_image" else {}))  # type: ignore[arg-type]  # seconds and warm-up
-    one = bench.load(target, task, ClosedLoop(1))
+def _idle_cores(programs: Mapping[str, Program], seconds: float) -> dict[str, float]:
+    """How much of a core each takes when nobody calls it."""
+    before = {name: program.cpu_seconds for name, program in programs.items()}
+    time.sleep(seconds)
+    return {name: rounded((program.cpu_seconds - before[name]) / seconds) for name, program in programs.items()}
+
+
+def _measure(bench: Bench, name: str, target: Target, task: str, programs: Mapping[str, Program]) -> dict[str, Any]:
+    with ExitStack() as stack:
+        for other, program in programs.items():
+            if not name.startswith(other):
+                stack.enter_context(program.paused())
+        many = bench.load(target, task, ClosedLoop(MANY), **(bench.long if task == "embed_image" else {}))  # type: ignore[arg-type]  # seconds and warm-up
+        one = bench.load(target, task, ClosedLoop(1))
     return {
         "rate": many.total.rate,
         "many": milliseconds(many),
@@ -51,11 +67,12 @@ def _measure(bench: Bench, target: Target, task: str) -> dict[str, Any]:
 
 def _start(
     bench: Bench, stack: ExitStack, rows: int
-) -> tuple[dict[str, Target], dict[str, ClipseekTarget], dict[str, str]]:
+) -> tuple[dict[str, Target], dict[str, ClipseekTarget], dict[str, Program], dict[str, str]]:
     workspace = bench.workspace
     checkpoint, pictures = workspace.checkpoint(), workspace.pictures()
     embedders: dict[str, Target] = {}
     searchers: dict[str, ClipseekTarget] = {}
+    programs: dict[str, Program] = {}
     missing: dict[str, str] = {}
 
     def start(
@@ -66,12 +83,12 @@ def _start(
         environment: Mapping[str, str] | None = None,
     ) -> None:
         log = workspace.scratch / f"{name.replace(' ', '-')}.log"
-        stack.enter_context(running(command, address, log, serves, environment=environment))
+        programs[name] = stack.enter_context(running(command, address, log, serves, environment=environment))
 
     for precision in PRECISIONS:
-        server = stack.enter_context(bench.server(precision, workspace.data(rows)))
-        target = ClipseekTarget(server.address, pictures=pictures)
-        embedders[f"clipseek {precision}"] = searchers[f"clipseek {precision}"] = target
+        name = f"clipseek {precision}"
+        programs[name] = stack.enter_context(bench.server(precision, workspace.data(rows)))
+        embedders[name] = searchers[name] = ClipseekTarget(programs[name].address, pictures=pictures)
     for precision in PRECISIONS:
         address, name = free_address(), f"naive ONNX {precision}"
         bundle = str(workspace.bundle(precision))
@@ -106,4 +123,4 @@ def _start(
             embedders[name] = begin(name, free_address())
         except (subprocess.CalledProcessError, RuntimeError) as error:
             missing[name] = str(error)[-500:]
-    return embedders, searchers, missing
+    return embedders, searchers, programs, missing
