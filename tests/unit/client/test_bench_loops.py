@@ -133,7 +133,8 @@ def test_closed_loop_says_how_late_it_is_for_a_timer() -> None:
     assert stood_still.lateness.max == pytest.approx(2.0, abs=0.06)
     assert stood_still.lateness.p90 == pytest.approx(1.0, abs=0.06)
     assert stood_still.is_generator_busy
-    assert f"its timers were late by {stood_still.lateness.p99 * 1000:.1f} ms (p99)." in stood_still.about_generator
+    # Of 200 timers two are beyond p99: too few to tell, so p95 is judged and said.
+    assert f"its timers were late by {stood_still.lateness.p95 * 1000:.1f} ms (p95)." in stood_still.about_generator
     # What was before the time is no part of it.
     assert late(0.2, 0.8).lateness.max == pytest.approx(0, abs=1e-5)
 
