@@ -113,6 +113,7 @@ def import_pictures(
         output.note(f"{metadata_from} names {name}, and there is no such picture")
     report = _Report(output, [file for file in found if not file.picture])
     wanted = [_Wanted.of(file, attached) for file in pictures]
+    _check_ids(wanted)
     # Whoever ends it is told what was done until then, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -152,6 +153,15 @@ class _Wanted:
         """Whether what is stored has the metadata asked for. Of a picture with two names either is right."""
         asked = self.item.metadata or {}
         return all(key == FILE or (key in stored.metadata and stored.metadata[key] == asked[key]) for key in asked)
+
+
+def _check_ids(wanted: Iterable[_Wanted]) -> None:
+    """Of two pictures with one id only one would be stored."""
+    files: dict[str, Path] = {}
+    for each in wanted:
+        image_id, path = each.item.image_id, each.file.path
+        if image_id is not None and (other := files.setdefault(image_id, path)) != path:
+            raise typer.BadParameter(f"--metadata-from gives both {other} and {path} the id {image_id}")
 
 
 class _Done(NamedTuple):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
     rows = _json_lines(path) if path.suffix.lower() in {".jsonl", ".ndjson", ".json"} else _csv(path)
     found: dict[str, dict[str, Any]] = {}
     ids: dict[str, str] = {}
-    for line, row in rows:
+    for line, row in _as_utf8(path, rows):
         name = row.pop(FILE, None)
         if not isinstance(name, str) or not name:
             raise ValueError(f"{path}, line {line}: there is no {FILE!r}, the picture's path below the folder")
@@ -77,10 +78,20 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _as_utf8(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         try:
+            names = rows.fieldnames or ()
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise ValueError(f"{path}, line 1: there are two columns {twice[0]!r}")
             for row in rows:
                 if None in row or None in row.values():
                     raise ValueError(f"{path}, line {rows.line_num}: it has not as many cells as the first line")

@@ -112,6 +112,21 @@ def test_import_says_where_another_picture_has_the_id(
     assert server.images["007"][1] == b"another picture"
 
 
+def test_import_gives_no_two_pictures_one_id(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes(b"another picture")
+    table = tmp_path / "table.csv"
+    table.write_text("file,image_id\na.png,007\n")
+    result = run("import", folder, other, "--metadata-from", table)
+    assert result.exit_code == 2
+    said = " ".join(result.output.replace("│", " ").split())
+    assert "gives both" in said and "the id 007" in said
+    assert not server.images
+    # Twice the same one is no two.
+    assert run("import", folder, folder / "a.png", "--metadata-from", table).exit_code == 0
+
+
 def test_import_says_which_keep_other_metadata(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "a.png", folder / "same.png")
     run("import", folder, "-m", "album=x", "-m", "year=2024.0")

@@ -55,6 +55,7 @@ def test_tables_of_both_kinds_say_the_same(tmp_path: Path) -> None:
         ("t.csv", "file,image_id\nx,1\ny,2\nz,1\n", "line 4: x has the id 1 already"),
         ("t.csv", "file,a\nx\n", "line 2: it has not as many cells"),
         ("t.csv", "file,a\nx,1,2\n", "line 2: it has not as many cells"),
+        ("t.csv", "file,a,b,a\nx,1,2,3\n", "line 1: there are two columns 'a'"),
         ("t.jsonl", "{\n", "line 1: this is not JSON"),
         ("t.jsonl", "[1]\n", "line 1: this is no JSON object"),
         ("t.jsonl", '{"file": 3}\n', "line 1: there is no 'file'"),
@@ -63,4 +64,12 @@ def test_tables_of_both_kinds_say_the_same(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_understood(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_table_that_is_not_utf8_is_named(tmp_path: Path, name: str) -> None:
+    text = "file,title\nx,caf\u00e9\n" if name == "t.csv" else '{"file": "x", "title": "caf\u00e9"}\n'
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"{name} is not UTF-8: .* at byte \d+"):
         read_table(tmp_path / name)
