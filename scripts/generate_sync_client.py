@@ -28,6 +28,7 @@ WORDS = (
     (r"\bawait ", ""),
     (r"\.close\(grace=None\)", ".close()"),
     (r"\baclosing\b", "closing"),
+    (r"\bAsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),

@@ -61,7 +61,7 @@ class AsyncBulk(AsyncImages):
         patience: float = 60.0,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> AsyncIterator[BulkResult]:
+    ) -> AsyncGenerator[BulkResult, None]:
         """Store many pictures, and yield what became of each, in any order.
 
         Nothing is sent until you iterate: a call without a loop around it stores nothing. The stream rests while no
@@ -73,7 +73,8 @@ class AsyncBulk(AsyncImages):
         Milvus is away, the collection is rebuilt), another one is begun, of another server where the address has
         several. What has no result yet is asked for first: what is stored already is not sent again, and is
         ``unchanged``. With ``fail``, what was stored without an answer may be refused as existing: the error's
-        ``metadata`` has the ``content_sha256`` of what is stored.
+        ``metadata`` has the ``content_sha256`` of what is stored; and what was there before with the same bytes may be
+        ``unchanged``.
 
         Args:
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.

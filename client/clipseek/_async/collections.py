@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from clipseek import requests, responses
 from clipseek._async.connection import AsyncConnection
@@ -43,7 +43,9 @@ class AsyncCollections(AsyncConnection):
         message = await self._call(self._collections.GetCollection, request, timeout=timeout, request_id=request_id)
         return responses.collection(message.collection)
 
-    async def collections(self, *, timeout: float | None = None, request_id: str = "") -> AsyncIterator[Collection]:
+    async def collections(
+        self, *, timeout: float | None = None, request_id: str = ""
+    ) -> AsyncGenerator[Collection, None]:
         """All collections in the order of their names, fetched page by page as one goes; ``timeout`` is for each page.
 
         Example:
@@ -78,7 +80,7 @@ class AsyncCollections(AsyncConnection):
 
     async def rebuild(
         self, name: str = "", *, model: str = "", timeout: float | None = None, request_id: str = ""
-    ) -> AsyncIterator[RebuildProgress]:
+    ) -> AsyncGenerator[RebuildProgress, None]:
         """Embed every picture of a collection again, and yield how far it is; attaches to a rebuild that runs already.
 
         ``model`` is another loaded one of the collection's space, e.g. of another precision; empty leaves it as it is.
@@ -97,7 +99,7 @@ class AsyncCollections(AsyncConnection):
 
     async def check(
         self, name: str = "", *, verify_bytes: bool = False, timeout: float | None = None, request_id: str = ""
-    ) -> AsyncIterator[CheckProgress]:
+    ) -> AsyncGenerator[CheckProgress, None]:
         """Compare records, vectors and stored bytes; ``verify_bytes`` also reads all bytes. Changes nothing.
 
         Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from os import PathLike
 from typing import BinaryIO
 
@@ -228,7 +228,7 @@ class AsyncImages(AsyncConnection):
         consistency: Consistency | None = None,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> AsyncIterator[Image]:
+    ) -> AsyncGenerator[Image, None]:
         """All pictures of a collection in the order of their ids, fetched page by page as one goes.
 
         Args:
@@ -308,8 +308,9 @@ class AsyncImages(AsyncConnection):
             OSError: The file cannot be written.
         """
         target = await in_thread(destination, path)
-        # The caller's request id may have slashes, and two calls may share it.
-        partial = target.with_name(f".{target.name}.{new_request_id()}.part")
+        # Not of the target's name, which may be as long as names can be, nor of the caller's request id: it may have
+        # slashes, and two calls may share it.
+        partial = target.with_name(f".clipseek-{new_request_id()}.part")
         try:
             with await in_thread(partial.open, "xb") as file:
                 image = await self._download(

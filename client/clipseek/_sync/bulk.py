@@ -63,7 +63,7 @@ class Bulk(Images):
         patience: float = 60.0,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> Iterator[BulkResult]:
+    ) -> Generator[BulkResult, None, None]:
         """Store many pictures, and yield what became of each, in any order.
 
         Nothing is sent until you iterate: a call without a loop around it stores nothing. The stream rests while no
@@ -75,7 +75,8 @@ class Bulk(Images):
         Milvus is away, the collection is rebuilt), another one is begun, of another server where the address has
         several. What has no result yet is asked for first: what is stored already is not sent again, and is
         ``unchanged``. With ``fail``, what was stored without an answer may be refused as existing: the error's
-        ``metadata`` has the ``content_sha256`` of what is stored.
+        ``metadata`` has the ``content_sha256`` of what is stored; and what was there before with the same bytes may be
+        ``unchanged``.
 
         Args:
             items: Pictures (bytes, paths or PIL images), or ``InsertItem`` with ids and metadata.
@@ -148,7 +149,7 @@ class Bulk(Images):
 
     def _send(
         self, upload: _Upload, config: BulkInsertConfig, end: float, patience: float | None
-    ) -> Generator[BulkResult, None]:
+    ) -> Generator[BulkResult, None, None]:
         """The results of one stream, which sends all that has none yet; raises what ended it before its time."""
         stream = upload.begin()
         call = self._search.BulkInsert(

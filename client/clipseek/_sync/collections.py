@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from clipseek import requests, responses
 from clipseek._sync.connection import Connection
@@ -45,7 +45,7 @@ class Collections(Connection):
         message = self._call(self._collections.GetCollection, request, timeout=timeout, request_id=request_id)
         return responses.collection(message.collection)
 
-    def collections(self, *, timeout: float | None = None, request_id: str = "") -> Iterator[Collection]:
+    def collections(self, *, timeout: float | None = None, request_id: str = "") -> Generator[Collection, None, None]:
         """All collections in the order of their names, fetched page by page as one goes; ``timeout`` is for each page.
 
         Example:
@@ -78,7 +78,7 @@ class Collections(Connection):
 
     def rebuild(
         self, name: str = "", *, model: str = "", timeout: float | None = None, request_id: str = ""
-    ) -> Iterator[RebuildProgress]:
+    ) -> Generator[RebuildProgress, None, None]:
         """Embed every picture of a collection again, and yield how far it is; attaches to a rebuild that runs already.
 
         ``model`` is another loaded one of the collection's space, e.g. of another precision; empty leaves it as it is.
@@ -97,7 +97,7 @@ class Collections(Connection):
 
     def check(
         self, name: str = "", *, verify_bytes: bool = False, timeout: float | None = None, request_id: str = ""
-    ) -> Iterator[CheckProgress]:
+    ) -> Generator[CheckProgress, None, None]:
         """Compare records, vectors and stored bytes; ``verify_bytes`` also reads all bytes. Changes nothing.
 
         Example:

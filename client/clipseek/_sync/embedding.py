@@ -52,6 +52,7 @@ class Embeddings(Connection):
 
         Raises:
             InvalidArgumentError: A sentence is no Unicode text.
+            ClipseekError: Among others, a sentence is by itself larger than a message may be; none is answered then.
             TypeError: The sentences are one string.
         """
         requests.check_many(texts, "texts")

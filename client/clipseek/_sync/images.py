@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from os import PathLike
 from typing import BinaryIO
 
@@ -228,7 +228,7 @@ class Images(Connection):
         consistency: Consistency | None = None,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> Iterator[Image]:
+    ) -> Generator[Image, None, None]:
         """All pictures of a collection in the order of their ids, fetched page by page as one goes.
 
         Args:
@@ -308,8 +308,9 @@ class Images(Connection):
             OSError: The file cannot be written.
         """
         target = in_thread(destination, path)
-        # The caller's request id may have slashes, and two calls may share it.
-        partial = target.with_name(f".{target.name}.{new_request_id()}.part")
+        # Not of the target's name, which may be as long as names can be, nor of the caller's request id: it may have
+        # slashes, and two calls may share it.
+        partial = target.with_name(f".clipseek-{new_request_id()}.part")
         try:
             with in_thread(partial.open, "xb") as file:
                 image = self._download(file, image_id, collection, consistency, timeout, request_id or new_request_id())

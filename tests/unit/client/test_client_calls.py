@@ -284,6 +284,9 @@ def test_download(client: Any, server: SmallServer, tmp_path: Path) -> None:
     assert client.download_to("big", path).image_id == "big"
     assert path.read_bytes() == DATA
     assert list(tmp_path.iterdir()) == [path]
+    longest = tmp_path / ("n" * 255)
+    client.download_to("big", longest)
+    assert longest.read_bytes() == DATA
     with pytest.raises(NotFoundError):
         client.download("nothing")
 
