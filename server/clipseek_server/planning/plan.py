@@ -170,17 +170,19 @@ class _Draft:
         self.index = index
         if index is None:
             self.text_ms = sizes.text_core_ms(w.pictures, w.precision, w.dimension)
-            self.most = rates.KNOWN_TEXTS[w.precision][rates.SEARCHED_ROWS]
+            self.most = sizes.most_searches(w.pictures, w.precision)
+            self.most_source = f"cpu.json: scale/sizes/{w.precision}/*/cached_rate"
         else:
             self.text_ms = sizes.milvus_text_core_ms(w.precision)
-            self.most = rates.MILVUS_KNOWN_TEXTS[rates.SEARCHED_ROWS]
+            most = rates.MILVUS_KNOWN_TEXTS[rates.SEARCHED_ROWS]
+            self.most, self.most_source = most.value, most.source
         embedding = rates.PICTURES_EMBEDDED[w.precision].core_ms
         self.picture_ms = embedding + self.text_ms - rates.TEXT_SEARCHES[w.precision].core_ms
         asked = (w.qps, self.text_ms), (w.picture_qps, self.picture_ms), (w.inserts_per_second, self.imported.core_ms)
         self.terms = [f"{rate:g}/s · {ms:.1f} ms" for rate, ms in asked if rate] or ["nothing asked for"]
         self.cores = sum(rate * ms for rate, ms in asked) / 1000
         by_cores = self.cores / (w.server_cores * w.busy)
-        by_process = (w.qps + w.picture_qps) / (self.most.value * w.busy)
+        by_process = (w.qps + w.picture_qps) / (self.most * w.busy)
         self.bearing = max(1, math.ceil(by_cores), math.ceil(by_process))
 
     def _plan_nodes(self, index: PlannedIndex) -> None:
@@ -233,9 +235,9 @@ class _Draft:
             yield Line("picture_core_ms", "… by a new picture", self.picture_ms, "ms", why)
         yield Line("serving_cores", "cores at the peak", self.cores, "cores", " + ".join(self.terms))
         by_cores = f"{self.cores:.3g} cores ÷ ({w.server_cores} · {w.busy:g})"
-        by_process = f"{self.searches:g}/s ÷ ({self.most.value:,.0f} · {w.busy:g})"
+        by_process = f"{self.searches:g}/s ÷ ({self.most:,.0f} · {w.busy:g})"
         spare = "none to lose" if self.index is None else "and one to lose"
-        known = f"known texts, {self.most.source}"
+        known = f"known texts, {self.most_source}"
         why = f"the larger of {by_cores} and {by_process} ({known}): {self.bearing}, {spare}"
         yield Line("servers", "servers", self.servers, "", why)
         at_rest = f"{self.at_rest / 1e9:.2f} GB, cpu.json: scale/sizes/*/rss_mb_at_start"
@@ -255,7 +257,7 @@ class _Draft:
         why += "" if w.pictures <= most else f"; from {most:,} extrapolated"
         one = sizes.index_core_ms(index, w.effort, w.pictures, w.dimension)
         yield Line("index_core_ms", f"{index}: one search takes", one, "ms", why)
-        why = f"milvus_index.json: {searched} among {most:,}"
+        why = f"milvus_index.json: {searched} among {most:,} made-up vectors, spread evenly: the harder kind"
         yield Line("recall_texts", "… finds of a text's ten nearest", times.recall_texts[most], "", why, "measured")
         yield Line("node_cores", "its cores", self.node_cores, "cores", f"{one:,.1f} ms · {self.searches:g}/s")
         for other in sizes.PLANNED:

@@ -116,6 +116,15 @@ def text_core_ms(pictures: int, precision: Precision, dimension: int) -> float:
     return rates.TEXT_SEARCHES[precision].core_ms + max(0.0, more) * dimension / MEASURED_DIMENSION
 
 
+def most_searches(pictures: int, precision: Precision) -> float:
+    """Searches a second that one server answered at most with so many pictures in memory: known texts, of 16 callers.
+
+    More cores are not taken to bear more: one event loop answers, and two threads scan.
+    """
+    known = {rows: rate.value for rows, rate in rates.KNOWN_TEXTS[precision].items() if rows >= rates.SEARCHED_ROWS}
+    return _between(known, pictures)
+
+
 def milvus_text_core_ms(precision: Precision) -> float:
     """Core-milliseconds of a server for a search by a new text in Milvus, without Milvus' own.
 

@@ -18,6 +18,7 @@ def test_few_pictures_need_one_process_without_a_spare() -> None:
     plan = make_plan(Wishes(pictures=300_000, qps=20))
     assert (plan.runs, plan.index) == ("lite", "in memory")
     assert plan["servers"] == 1
+    assert make_plan(Wishes(pictures=10_000, qps=700, server_cores=16)).runs == "lite"
     assert "nodes" not in plan.lines
     assert any("admits one process" in note for note in plan.notes)
 
@@ -29,6 +30,7 @@ def test_few_pictures_need_one_process_without_a_spare() -> None:
         Wishes(pictures=10_000, qps=500),  # more than one machine of four cores bears
         Wishes(pictures=10_000, qps=1, server_cores=64, inserts_per_second=400),
         Wishes(pictures=10_000, qps=900, server_cores=1000),  # more than one event loop bears
+        Wishes(pictures=300_000, qps=700, server_cores=16),  # more than one did among so many
         Wishes(pictures=10_000, index="HNSW"),
     ],
     ids=lambda wishes: f"{wishes.pictures} {wishes.qps}",
