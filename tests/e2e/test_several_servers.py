@@ -1,5 +1,6 @@
 """Several servers over one Milvus server and one bucket: what one does the others see, and one may die at any time."""
 
+import asyncio
 import itertools
 import re
 import threading
@@ -16,6 +17,8 @@ import pytest
 import milvus_server
 import object_store_server
 from clipseek import Client, ClipseekError, InsertItem, NotFoundError, UnavailableError
+from clipseek_server.config import Settings
+from clipseek_server.index.milvus import MilvusIndex
 from housekept import PATIENCE, Background
 from object_store_server import BUCKET, CREDENTIALS, ObjectStoreServer
 from pictures import picture
@@ -169,6 +172,37 @@ def test_a_rebuild_on_one_is_followed_by_the_other(one: Client, other: Client) -
         assert listed >= set(pictures)
         hits = client.search_image(pictures["p07"], collection="rebuilt", consistency="strong")
         assert hits[0].image_id == "p07"
+
+
+def test_an_alias_that_somebody_moves_is_followed(one: Client, other: Client, tmp_path: Path) -> None:
+    one.insert(picture(1), image_id="here", collection="moved")
+    assert other.get("here", collection="moved", consistency="strong").image_id == "here"
+
+    async def move() -> None:
+        """To an empty generation; the old one stays where it is until it is swept."""
+        index = await MilvusIndex.connect(
+            Settings(
+                data_dir=tmp_path,
+                milvus_uri=milvus_server.URI,
+                milvus_user=milvus_server.USER,
+                milvus_password=milvus_server.PASSWORD,
+            )
+        )
+        old = (await index.open("moved")).info
+        await index.publish((await index.begin_generation(old, precision="fp32")).info)
+        await index.close()
+
+    asyncio.run(move())
+
+    def is_empty(client: Client) -> bool:
+        try:
+            client.get("here", collection="moved", consistency="strong")
+        except NotFoundError:
+            return True
+        return False
+
+    # Before it is swept.
+    until(lambda: is_empty(one) and is_empty(other), GRACE / 2)
 
 
 def test_a_collection_that_one_deletes_is_gone_for_the_other(one: Client, other: Client) -> None:
