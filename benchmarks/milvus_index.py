@@ -158,7 +158,8 @@ def _measure(
 
 def _builds(rows: int) -> list[Build]:
     default = Settings().ivf_nlist
-    probes, candidates = (8, 16, 32, 64, 128, 256, 512, 1024), (32, 64, 128, 256, 512, 1024)
+    # The prototype looked into five clusters of 1,024.
+    probes, candidates = (5, 8, 16, 32, 64, 128, 256, 512, 1024), (32, 64, 128, 256, 512, 1024)
     return [
         Build("FLAT"),
         *(

@@ -131,23 +131,40 @@ def _threads(results: Results) -> Iterable[str]:
     yield _row(["together", *(_number(sum(each.values())) for each in found)])
 
 
+_PARTS_OF_A_SEARCH = {
+    "text tower alone": "text_tower_alone_ms",
+    "p50 of the client": "p50_ms",
+    "p99 of the client": "p99_ms",
+    "mean: waiting for the tower": "queue_ms",
+    "mean: text tower": "inference_ms",
+    "mean: index": "index_ms",
+    "mean: the server's own code": "own_code_ms",
+    "mean: wire and client": "wire_ms",
+    "… these two together": "wire_and_own_code_ms",
+    "mean: gRPC and client alone, of a server that answers at once": "answered_at_once_ms",
+}
+
+
 def _search(results: Results) -> Iterable[str]:
-    engine = results["engine"]
-    yield from _head(["one text search, ms", *engine])
-    for name, key in (
-        ("text tower alone", "text_tower_alone_ms"),
-        ("p50 of the client", "p50_ms"),
-        ("p99 of the client", "p99_ms"),
-        ("mean: waiting for the tower", "queue_ms"),
-        ("mean: text tower", "inference_ms"),
-        ("mean: index", "index_ms"),
-        ("mean: the server's own code", "own_code_ms"),
-        ("mean: wire and client", "wire_ms"),
-        ("… these two together", "wire_and_own_code_ms"),
-        ("mean: gRPC and client alone, of a server that answers at once", "answered_at_once_ms"),
-    ):
-        if all(key in each["search"] for each in engine.values()):
-            yield _row([name, *(_number(each["search"][key]) for each in engine.values())])
+    return _parts({precision: found["search"] for precision, found in results["engine"].items()})
+
+
+def _search_by_size(results: Results) -> Iterable[str]:
+    return _parts(
+        {
+            f"{precision}, {int(rows):,}": {**size["fresh"], "text_tower_alone_ms": size["text_tower_alone_ms"]}
+            for precision, sizes in results["scale"]["sizes"].items()
+            for rows, size in sizes.items()
+        }
+    )
+
+
+def _parts(searches: dict[str, Results]) -> Iterable[str]:
+    """Where the time of one search goes, a column each."""
+    yield from _head(["one text search, ms", *searches])
+    for name, key in _PARTS_OF_A_SEARCH.items():
+        if all(key in each for each in searches.values()):
+            yield _row([name, *(_number(each[key]) for each in searches.values())])
 
 
 def _peers(task: str) -> Callable[[Results], Iterable[str]]:
@@ -240,16 +257,17 @@ def _of_one_size(size: Results) -> list[str]:
 
 
 def _loading(results: Results) -> Iterable[str]:
-    found = results["loading"]
-    yield from _head([f"{found['rows']:,} pictures, known text, one caller", "calls", "p50 ms", "longest ms"])
-    for name, key in (
-        (f"from Milvus Lite, while they are read: for {_number(found['load_seconds'])} s", "from_milvus"),
-        (f"in memory, while codes are made: for {_number(found['codes_seconds'])} s", "without_codes"),
-        ("in memory", "in_memory"),
-        ("from Milvus Lite, with nothing in memory", "milvus_alone"),
-    ):
-        each = found[key]
-        yield _row([name, f"{each['calls']:,}", _number(each["p50_ms"]), _number(each["max_ms"])])
+    yield from _head(["known text, one caller", "calls", "p50 ms", "longest ms"])
+    for rows, found in results["loading"].items():
+        for name, key in (
+            (f"from Milvus Lite, while they are read: for {_number(found['load_seconds'])} s", "from_milvus"),
+            (f"in memory, while codes are made: for {_number(found['codes_seconds'])} s", "without_codes"),
+            ("in memory", "in_memory"),
+            ("from Milvus Lite, with nothing in memory", "milvus_alone"),
+        ):
+            each = found[key]
+            times = f"{each['calls']:,}", _number(each["p50_ms"]), _number(each["max_ms"])
+            yield _row([f"{int(rows):,}, {name}", *times])
 
 
 def _settings(results: Results) -> Iterable[str]:
@@ -440,6 +458,7 @@ _TABLES: dict[str, tuple[str, Callable[[Results], Iterable[str]]]] = {
     "peers-searches": ("peers", _peers("search_text")),
     "mixed": ("mixed", _mixed),
     "sizes": ("scale", _sizes),
+    "search-by-size": ("scale", _search_by_size),
     "callers": ("scale", _callers),
     "loading": ("loading", _loading),
     "settings": ("settings", _settings),

@@ -9,8 +9,8 @@ from benchmarks.bench import Bench, codes_seconds, in_memory
 from clipseek.bench import ClipseekTarget, ClosedLoop
 from clipseek.bench.results import Window
 
-ROWS = 300_000
-"""As many as are brought into memory; a few seconds' windows would say little of fewer."""
+ROWS = 100_000, 300_000
+"""The latter are as many as are brought into memory."""
 
 _ROWS_A_SECOND = 10_000
 """Fewer than are loaded in one."""
@@ -20,8 +20,12 @@ _POLL = 0.02
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Searches of one caller for a known text, from the moment on that the server serves."""
-    rows = min(ROWS, max(bench.profile.sizes))
+    """By size: searches of one caller for a known text, from the moment on that the server serves."""
+    sizes = sorted({min(rows, max(bench.profile.sizes)) for rows in ROWS})
+    return {str(rows): _measure(bench, rows) for rows in sizes}
+
+
+def _measure(bench: Bench, rows: int) -> dict[str, Any]:
     with bench.server("fp32", bench.workspace.data(rows), settled=False) as server:
         serves = time.monotonic()
         loaded: list[float] = []
@@ -47,7 +51,6 @@ def measure(bench: Bench) -> dict[str, Any]:
     end = loaded[0] - result.begin
     # The windows in which one state gave way to the next are of neither.
     return {
-        "rows": rows,
         "load_seconds": loaded[0] - serves - coded,
         "codes_seconds": coded,
         "milvus_alone": _of(milvus.windows),
