@@ -1,6 +1,9 @@
 """What the benchmarks make of their results. That they measure, only running them shows."""
 
 import io
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from benchmarks.bench import medians
 from benchmarks.goals import goals
 from benchmarks.machine import Theft
 from benchmarks.pictures import BYTES, SIZE, make_pictures
+from benchmarks.programs import Program
 from benchmarks.report import PAGES, PUBLISHED, read_results, with_tables
 from benchmarks.rows import vectors
 from benchmarks.scaling import scaling_tables
@@ -28,6 +32,25 @@ def test_what_other_machines_took(monkeypatch: pytest.MonkeyPatch) -> None:
     with Theft() as theft:
         pass
     assert theft.share == 0.3
+
+
+def test_who_is_paused_stands_still_until_the_others_were_measured() -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        program = Program("", process.pid, 0.0, Path())
+
+        def wait(states: str) -> None:
+            stat = Path(f"/proc/{process.pid}/stat")
+            end = time.monotonic() + 30
+            while stat.read_text().rpartition(")")[2].split()[0] not in states:
+                assert time.monotonic() < end
+
+        try:
+            with pytest.raises(ValueError, match="not measured"), program.paused():
+                wait("T")
+                raise ValueError("not measured")
+            wait("RS")
+        finally:
+            process.kill()
 
 
 def test_what_was_not_measured_stays_empty() -> None:

@@ -18,6 +18,7 @@ from clipseek_server.planning.sizes import (
     milvus_bytes,
     milvus_parts,
     milvus_text_core_ms,
+    most_searches,
     quantity,
     record_bytes,
     segments,
@@ -134,6 +135,8 @@ def test_what_milvus_takes_is_in_words_as_in_the_calculator() -> None:
         f"{server + many:.1f} ms for a new text among a million. Measured were 51.8 ms",
         f"among 100,000, {server + some:.1f} and 17.5 ms",
         f"200 bytes of metadata are {milvus_bytes('IVF_FLAT', 10**6, 512, 200) / 1e9:.2f} GB",
-        f"{rates.MILVUS_KNOWN_TEXTS[10_000].value:.0f} a second beside Milvus",
+        f"{most_searches(10_000, 'fp32'):.0f} a second with up to 10,000 pictures in memory and "
+        f"{most_searches(300_000, 'fp32'):.0f} with 300,000, where two threads scan; "
+        f"{rates.MILVUS_KNOWN_TEXTS[10_000].value:.0f} beside Milvus",
     )
     assert [words for words in said if words not in text] == []

@@ -62,27 +62,27 @@ IMPORTED: dict[Precision, Measured] = {
 SEARCHED_ROWS = 10_000
 
 TEXT_SEARCHES: dict[Precision, Measured] = {
-    "fp32": _cpu(165.3, "scale/callers/fp32/search_text/32/rate"),
-    "int8": _cpu(376.7, "scale/callers/int8/search_text/64/rate"),
+    "fp32": _cpu(164.9, "scale/callers/fp32/search_text/32/rate"),
+    "int8": _cpu(380.6, "scale/callers/int8/search_text/64/rate"),
 }
 """Searches a second by new texts, ``SEARCHED_ROWS`` pictures in memory: the most of any number of callers."""
 
 PICTURES_EMBEDDED: dict[Precision, Measured] = {
-    "fp32": _cpu(19.0, "scale/callers/fp32/embed_image/8/rate"),
-    "int8": _cpu(48.0, "scale/callers/int8/embed_image/16/rate"),
+    "fp32": _cpu(18.6, "scale/callers/fp32/embed_image/8/rate"),
+    "int8": _cpu(47.6, "scale/callers/int8/embed_image/16/rate"),
 }
 """Pictures a second through gRPC: likewise."""
 
 KNOWN_TEXTS: dict[Precision, dict[int, Measured]] = {
-    "fp32": _by_size("fp32", "cached_rate", {1_000: 1260.0, 10_000: 1012.0, 100_000: 558.5, 300_000: 355.4}),
-    "int8": _by_size("int8", "cached_rate", {1_000: 1208.0, 10_000: 941.0, 100_000: 637.5, 300_000: 347.1}),
+    "fp32": _by_size("fp32", "cached_rate", {1_000: 1322.0, 10_000: 980.1, 100_000: 611.6, 300_000: 316.2}),
+    "int8": _by_size("int8", "cached_rate", {1_000: 1306.0, 10_000: 934.4, 100_000: 531.6, 300_000: 311.1}),
 }
 """Searches a second by one known text, 16 callers, by pictures in memory: no model runs, so this is what one event loop
 and the scan allow."""
 
 PROCESS_MB: dict[Precision, dict[int, Measured]] = {
-    "fp32": _by_size("fp32", "rss_mb_at_start", {1_000: 1146.0, 10_000: 1288.0, 100_000: 1708.0, 300_000: 3015.0}),
-    "int8": _by_size("int8", "rss_mb_at_start", {1_000: 780.5, 10_000: 933.2, 100_000: 1346.0, 300_000: 2663.0}),
+    "fp32": _by_size("fp32", "rss_mb_at_start", {1_000: 1120.0, 10_000: 1256.0, 100_000: 1926.0, 300_000: 3262.0}),
+    "int8": _by_size("int8", "rss_mb_at_start", {1_000: 719.4, 10_000: 881.4, 100_000: 1471.0, 300_000: 2969.0}),
 }
 """Memory of the server's process once it has started, by pictures in memory; searches made it grow no larger."""
 
