@@ -1,6 +1,6 @@
 """Peers: the same model, pictures and machine; each is called for a few seconds, then the next, turn about.
 
-Whoever is not called stands still meanwhile: some take CPU time even then.
+Whoever is not called stands still meanwhile, so that nobody disturbs another.
 """
 
 import subprocess
