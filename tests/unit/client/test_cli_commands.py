@@ -115,7 +115,7 @@ def test_import_says_where_another_picture_has_the_id(
 def test_import_gives_no_two_pictures_one_id(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    (other / "a.png").write_bytes(b"another picture")
+    shutil.copy(folder / "deep/er/b.png", other / "a.png")
     table = tmp_path / "table.csv"
     table.write_text("file,image_id\na.png,007\n")
     result = run("import", folder, other, "--metadata-from", table)
