@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from grpc import StatusCode
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
 from chromium import chromium
 from clipseek import Client, NotFoundError, Term
@@ -78,15 +78,16 @@ def served(browser, server, tmp_path_factory) -> Iterator[PageProcess]:
 
 
 @pytest.fixture
-def visit(browser, served, collection) -> Iterator[Callable[..., Page]]:
+def visit(browser, served, collection, request) -> Iterator[Callable[..., Page]]:
     """Opens the page in a browser session of its own, in the test's collection."""
-    contexts = []
+    contexts, seen = [], list[str]()
 
     def call(*, url: str = "", locale: str = "en-US", into: str = collection, **options: object) -> Page:
         context = browser.new_context(locale=locale, **options)
         context.set_default_timeout(TIMEOUT)
         contexts.append(context)
         page = context.new_page()
+        record_events(page, seen)
         page.goto(url or served.url)
         expect(page.locator("#server .model")).to_be_visible(timeout=TIMEOUT)
         if into:
@@ -94,8 +95,27 @@ def visit(browser, served, collection) -> Iterator[Callable[..., Page]]:
         return page
 
     yield call
+    # pytest shows it of tests that fail.
+    request.node.add_report_section("teardown", "events of the page", "\n".join(seen))
     for context in contexts:
         context.close()
+
+
+def record_events(page: Page, into: list[str]) -> None:
+    """Write down what the page asks its server for, and what the browser complains of."""
+
+    def record(what: str) -> None:
+        into.append(f"{time.monotonic():.3f} {what}")
+
+    def record_request(stage: str, request: Request) -> None:
+        if "/queue/" in request.url:
+            record(f"{stage} {request.url.rpartition('/queue/')[2]} {request.post_data or ''}")
+
+    page.on("request", lambda request: record_request("asks", request))
+    page.on("requestfinished", lambda request: record_request("has", request))
+    page.on("requestfailed", lambda request: record_request(f"lost ({request.failure})", request))
+    page.on("console", lambda message: record(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: record(f"uncaught: {error}"))
 
 
 def choose(page: Page, collection: str) -> None:
