@@ -659,6 +659,75 @@ def test_light_and_dark_follow_the_browser(visit):
     assert brightness["dark"] < 150
 
 
+def colour(css: str) -> tuple[list[float], float]:
+    """Red, green and blue, 0..255, and how opaque it is, 0..1."""
+    assert css.startswith("rgb"), css
+    red, green, blue, *opacity = map(float, re.findall(r"[\d.]+", css))
+    return [red, green, blue], opacity[0] if opacity else 1
+
+
+def contrast(text: str, *backgrounds: str) -> float:
+    """That of WCAG, 1..21, of a text and what is behind it, the nearest first."""
+    under = [255.0] * 3
+    layers = []
+    for css in (*reversed(backgrounds), text):
+        over, opacity = colour(css)
+        under = [opacity * upper + (1 - opacity) * lower for upper, lower in zip(over, under, strict=True)]
+        layers.append(under)
+
+    def luminance(channels: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (c / 255 for c in channels)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, layers[-2:]))
+    return (light + 0.05) / (dark + 0.05)
+
+
+_WRITTEN = """() => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), written = [];
+    while (texts.nextNode()) {
+        let element = texts.currentNode.parentElement;
+        const text = texts.currentNode.data.trim();
+        if (!text || !element.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
+        const colours = [getComputedStyle(element).color];
+        for (; element; element = element.parentElement) colours.push(getComputedStyle(element).backgroundColor);
+        written.push([text, colours]);
+    }
+    return written;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_written_can_be_read(visit, stored, pictures, tmp_path, scheme):
+    def unreadable() -> list[tuple[str, float]]:
+        """The texts that have less contrast than WCAG's AA wants of small letters, and how much."""
+        written = page.evaluate(_WRITTEN)
+        assert len(written) > 10
+        found = [(text, contrast(first, *behind)) for text, (first, *behind) in written]
+        return [(text, ratio) for text, ratio in found if ratio < 4.5]
+
+    page = visit(color_scheme=scheme)
+    search(page, "a cat")
+    page.get_by_role("button", name=ENGLISH.options).click()
+    expect(page.get_by_label(ENGLISH.filter)).to_be_visible()
+    assert unreadable() == []
+    page.get_by_role("button", name=ENGLISH.show.format(name="one.png")).click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert unreadable() == []
+    page.keyboard.press("Escape")
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture(7)[:200])
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    page.locator("#files input[type=file]").set_input_files([pictures[0], broken])
+    alert, line = page.locator("#outcome").get_by_role("alert"), page.locator("#outcome .note")
+    expect(alert).to_be_visible(timeout=TIMEOUT)
+    assert unreadable() == []
+    # The line of what was stored stands apart from the box of what was not.
+    above, below = line.bounding_box(), alert.bounding_box()
+    assert below["y"] - above["y"] - above["height"] >= 8
+
+
 def test_the_folder_for_what_browsers_send_is_private_and_goes_with_the_page(
     visit, server, stored, pictures, collection, tmp_path
 ):
