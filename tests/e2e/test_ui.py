@@ -1077,6 +1077,21 @@ def test_what_is_done_with_a_picture_is_done_in_its_collection(three):
         assert {request.collection for request in server.asked(method)} == {"default"}, method
 
 
+def test_who_only_leaves_the_collections_field_asks_nothing(three):
+    server, page = three
+    press(page, ENGLISH.more_of, "a")
+    expect(cards(page).locator(".score")).to_have_count(3, timeout=TIMEOUT)
+    asked = len(server.calls)
+    page.locator("#collection input").focus()
+    with page.expect_response("**/queue/join*"):
+        page.keyboard.press("Tab")
+    page.locator("#search").click()
+    until(page, lambda: len(server.asked("Search")) == 2)
+    expect(page.locator("#status .searching")).to_have_count(0, timeout=TIMEOUT)
+    assert len(server.calls) == asked + 1
+    expect(page.locator("#picture .chosen")).to_contain_text("a")
+
+
 def test_every_deletion_that_was_confirmed_is_done(three):
     server, page = three
     server.gated = frozenset({"ListImages"})

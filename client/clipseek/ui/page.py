@@ -163,10 +163,16 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             query = replace(_query(*given), text="", picture=chosen, collection=event.collection)
             yield from answer(query, "", chosen, markup.query_picture(chosen, words), event.collection)
 
-        def other_collection(_: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
+        def ask_other_collection(_: gr.EventData, *given: Any) -> Iterator[tuple[object, ...]]:
             # A stored picture belongs to the collection that it was found in.
             chosen = given[1] if given[1] and given[1].path else None
             yield from answer(replace(_query(*given), picture=chosen), chosen, markup.query_picture(chosen, words))
+
+        def other_collection(request: gr.Request, event: gr.EventData, was: Query | None, *given: Any) -> Iterator[Any]:
+            # To Gradio leaving the field is an input too, even if nothing was changed there. As a question it would
+            # drop a stored picture, and take the place of what was asked meanwhile.
+            same = was is not None and was.collection == _query(*given).collection
+            yield from [[gr.skip()] * 5] if same else question(ask_other_collection)(request, event, *given)
 
         def show(event: gr.EventData) -> Iterator[tuple[object, object]]:
             try:
@@ -231,7 +237,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
         )
         gr.on([sentence.submit, where.submit, go.click], question(search), asked, found, **latest)
         name.change(describe, [name], [header], **latest)
-        name.input(question(other_collection), asked, [picture, slot, *found], **latest)
+        name.input(other_collection, [shown, *asked], [picture, slot, *found], **latest)
         slot.attach(question(attach), asked, [picture, slot, *found], **each)
         slot.detach(question(detach), asked, [picture, slot, *found], **each)
         for place in (gallery, details):
