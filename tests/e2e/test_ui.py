@@ -1145,20 +1145,48 @@ def test_a_picture_that_does_not_arrive_is_said(visit, stored, pictures, failing
     check_found_itself(page, "one.png")
 
 
+_WHO_LEAVES_IS_ASKED = """() => {
+    const event = new Event("beforeunload", { cancelable: true });
+    dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
 def test_who_leaves_while_pictures_are_added_is_asked_first(visit, pictures):
-    asks = """() => {
-        const event = new Event("beforeunload", { cancelable: true });
-        dispatchEvent(event);
-        return event.defaultPrevented;
-    }"""
     page = visit()
     page.get_by_role("tab", name=ENGLISH.tab_add).click()
-    assert not page.evaluate(asks)
+    assert not page.evaluate(_WHO_LEAVES_IS_ASKED)
     page.route(ARRIVAL, lambda route: None)  # it is never answered
     page.locator("#files input[type=file]").set_input_files(pictures[0])
     expect(page.locator("#files input[type=file]")).to_be_disabled()
     expect(page.locator("#files")).to_contain_text(ENGLISH.add_later)
-    assert page.evaluate(asks)
+    assert page.evaluate(_WHO_LEAVES_IS_ASKED)
+
+
+_ONE_BUG = """
+from clipseek import Client
+insert_many = Client.insert_many
+def insert_nothing(*_, **__):
+    Client.insert_many = insert_many
+    raise RuntimeError("a bug")
+Client.insert_many = insert_nothing
+"""
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_after_a_bug_pictures_can_be_added_again(visit, server, pictures, tmp_path, locale):
+    words = LOCALES[locale]
+    with serving_page(server.address, tmp_path, before=_ONE_BUG) as running:
+        page = visit(url=running.url, locale=locale)
+        page.get_by_role("tab", name=words.tab_add).click()
+        chooser, outcome = page.locator("#files input[type=file]"), page.locator("#outcome")
+        chooser.set_input_files(pictures)
+        expect(outcome.get_by_role("alert")).to_contain_text(words.failed, timeout=TIMEOUT)
+        expect(chooser).to_be_enabled()
+        expect(page.locator("#files")).to_contain_text(words.add_drop)
+        assert not page.evaluate(_WHO_LEAVES_IS_ASKED)
+        chooser.set_input_files(pictures)
+        expect(outcome).to_contain_text(words.outcomes["created"].format(count=4), timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("locale", LOCALES)

@@ -192,12 +192,18 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             yield from answer(replace(query, picture=chosen), line=line)
 
         def store(event: gr.EventData, collection: str) -> Iterator[tuple[object, object]]:
-            pictures = [Sent.of(file["path"], file["name"]) for file in event.files]
             # It takes no more until these are stored, and says so.
             area: object = markup.files(words, busy=True)
-            for line in actions.store(pictures, _name(collection)):
-                yield area, line
-                area = gr.skip()
+            try:
+                pictures = [Sent.of(file["path"], file["name"]) for file in event.files]
+                for line in actions.store(pictures, _name(collection)):
+                    yield area, line
+                    area = gr.skip()
+            except Exception as bug:
+                # Without the chooser nothing could be added until the page is loaded again. Not "finally", which would
+                # also yield where nobody is left to take it.
+                yield markup.files(words), actions.problem(bug, collection)
+                raise
             yield markup.files(words), gr.skip()
 
         def open_page(chosen: str | None, count: float) -> tuple[object, ...]:
