@@ -95,6 +95,7 @@ class SmallServer:
 
     Attributes:
         calls: Name, request and request id of each call so far; streams are noted with their first message.
+        tries_before: Of each of them, how often gRPC had tried it before.
         fail: By method, what the next calls answer; by "DownloadImage chunk", what they say after a chunk; by
             "BatchDeleteImages done", when all is done.
         images: What is stored, by id, with the bytes.
@@ -112,6 +113,7 @@ class SmallServer:
 
     address: str = ""
     calls: list[tuple[str, Message, str]] = field(default_factory=list)
+    tries_before: list[int] = field(default_factory=list)
     fail: dict[str, deque[Failure]] = field(default_factory=dict)
     images: dict[str, tuple[image_pb2.Image, bytes]] = field(default_factory=dict)
     held: dict[bytes, int] = field(default_factory=dict)
@@ -138,6 +140,7 @@ class SmallServer:
         """Note a call, and let it wait or fail if it is to."""
         metadata = dict(context.invocation_metadata())
         self.calls.append((name, request, str(metadata.get("x-request-id", ""))))
+        self.tries_before.append(int(metadata.get("grpc-previous-rpc-attempts", 0)))
         if name in self.gated:
             self.waiting.set()
             self.gate.wait(30)

@@ -161,7 +161,7 @@ class AsyncBulk(AsyncImages):
             try:
                 with translating(self.address, upload.request_id):
                     async for response in call:
-                        upload.take(stream, response)
+                        await upload.take(stream, response)
                 outcome = None
             except StatusLostError as error:
                 outcome = await self._refusal(config, end, upload.request_id) or error
@@ -348,7 +348,7 @@ class _Upload:
                 self._sent.update(item.sequence for item in items)
         return BulkInsertRequest(batch=BulkInsertBatch(items=items))
 
-    def take(self, stream: _Stream, response: search_service_pb2.BulkInsertResponse) -> None:
+    async def take(self, stream: _Stream, response: search_service_pb2.BulkInsertResponse) -> None:
         """Hand in an answer of the server, but for what is to be tried again."""
         stream.waiting_since = time.monotonic()
         for each in response.results:
@@ -363,10 +363,10 @@ class _Upload:
             if result.error is not None and result.error.may_pass and self._may_try_again(each.sequence):
                 stream.passing = result.error
                 stream.queue.put_nowait(None)
-                if item.image_id and self._replaces:
-                    stream.again.add(item.image_id)
+                if self._replaces and (image_id := item.image_id or await in_thread(content_sha256, item)):
+                    stream.again.add(image_id)
             # A later one under the same id goes again after it, or the earlier would take its place.
-            elif item.image_id not in stream.again:
+            elif result.image_id not in stream.again:
                 self._hand_in(result)
         if not stream.unanswered:
             stream.queue.put_nowait(_SEND)

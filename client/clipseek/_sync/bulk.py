@@ -365,10 +365,10 @@ class _Upload:
             if result.error is not None and result.error.may_pass and self._may_try_again(each.sequence):
                 stream.passing = result.error
                 stream.queue.put_nowait(None)
-                if item.image_id and self._replaces:
-                    stream.again.add(item.image_id)
+                if self._replaces and (image_id := item.image_id or in_thread(content_sha256, item)):
+                    stream.again.add(image_id)
             # A later one under the same id goes again after it, or the earlier would take its place.
-            elif item.image_id not in stream.again:
+            elif result.image_id not in stream.again:
                 self._hand_in(result)
         if not stream.unanswered:
             stream.queue.put_nowait(_SEND)

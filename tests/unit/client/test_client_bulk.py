@@ -1,6 +1,7 @@
 """insert_many: order, limits, back-pressure, and every way in which a stream can end."""
 
 import asyncio
+import hashlib
 import subprocess
 import sys
 import threading
@@ -337,6 +338,16 @@ def test_the_later_of_two_under_one_id_comes_last_also_when_the_first_is_tried_a
     items = [InsertItem(b"other"), InsertItem(b"first", "cat"), InsertItem(b"second", "cat")]
     assert [result.error for result in client.insert_many(items)] == [None, None, None]
     assert server.images["cat"][1] == b"second"
+
+
+def test_the_later_metadata_of_one_picture_comes_last_also_when_the_first_is_tried_again(
+    client: Any, server: SmallServer
+) -> None:
+    server.held = {b"same": 1}
+    items = [InsertItem(b"other"), *(InsertItem(b"same", metadata={"n": number}) for number in (1, 2))]
+    assert [result.error for result in client.insert_many(items)] == [None, None, None]
+    image, _ = server.images[hashlib.sha256(b"same").hexdigest()]
+    assert dict(image.metadata) == {"n": 2}
 
 
 @pytest.mark.parametrize("code", [StatusCode.INVALID_ARGUMENT, StatusCode.UNAVAILABLE, StatusCode.NOT_FOUND])

@@ -455,6 +455,13 @@ def test_reads_are_repeated_while_the_server_is_away(client: Any, server: SmallS
     assert len(server.asked("GetImage")) == 3
 
 
+def test_reads_with_large_pictures_are_repeated_as_others_are(client: Any, server: SmallServer) -> None:
+    # gRPC keeps 256 KB for a second try unless told otherwise.
+    server.failing("SearchByImage", *[Failure(StatusCode.UNAVAILABLE)] * 3)
+    client.search_image(b"x" * 1_000_000)
+    assert server.tries_before[-4:] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "code", "error"),
     [
