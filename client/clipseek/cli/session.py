@@ -194,6 +194,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _stop(str(error), FAILED)
         except KeyboardInterrupt:
             _stop("interrupted", INTERRUPTED)
+        except typer.Abort as error:
+            # What a question makes of Ctrl-C, and of the end of the input.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                _stop("interrupted", INTERRUPTED)
+            raise
 
     own = list(inspect.signature(function).parameters.values())[1:]
     shared: list[tuple[str, Any, object]] = [

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -439,6 +441,21 @@ def test_list_breaks_no_line_however_long_it_is(run: Any, server: SmallServer) -
     rows = run("list").stdout.splitlines()
     assert [row.split()[:5] for row in rows[1:]] == [[name, "8x6", "image/png", "1", "text=word"] for name in "abc"]
     assert all(row.endswith(f"text={long.rstrip()}") for row in rows[1:])
+
+
+def test_a_question_may_be_interrupted(server: SmallServer) -> None:
+    server.store(b"a", "a")
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-m", "clipseek", "--server", server.address, "delete", "a"]
+    with subprocess.Popen(command, stdin=its_end, stdout=its_end, stderr=its_end) as process:
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(terminal, 1000)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    os.close(its_end)
+    os.close(terminal)
+    assert "a" in server.images
 
 
 def test_delete_asks_first(run: Any, server: SmallServer) -> None:
