@@ -3,12 +3,13 @@
 Percentiles are right to 0.1 %, however many calls there were.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Self
 
 from hdrh.histogram import HdrHistogram
 
-from clipseek.bench.results import Latency, Point
+from clipseek.bench.results import SHARES_ABOVE, Latency, Point
 
 _LONGEST_SECONDS = 3600
 _DIGITS = 3
@@ -52,19 +53,24 @@ class Histogram:
         count = len(self)
         if not count:
             return None
-        percents = (50, 90, 95, 99, 99.9)
-        p50, p90, p95, p99, p999 = (self._values.get_value_at_percentile(each) / _MICROSECONDS for each in percents)
         return Latency(
             count=count,
             mean=self._sum / count,
             min=self._values.get_min_value() / _MICROSECONDS,
-            p50=p50,
-            p90=p90,
-            p95=p95,
-            p99=p99,
-            p999=p999,
             max=self._values.get_max_value() / _MICROSECONDS,
+            **self.percentiles(),
         )
+
+    def percentiles(self, beyond: float = 0.0) -> dict[str, float]:
+        """Seconds by percentile, when so many further values lie above all; what lies among these is left out."""
+        count = len(self)
+        if not count:
+            return {}
+        # Rounded before, or what is a whole number but for its last bits would become the next one.
+        ranks = {name: math.ceil(round((1 - share) * (count + beyond), 6)) for name, share in SHARES_ABOVE.items()}
+        percents = {name: 100 * rank / count for name, rank in ranks.items() if rank <= count}
+        values = self._values.get_percentile_to_value_dict(list(percents.values()))
+        return {name: values[percent] / _MICROSECONDS for name, percent in percents.items()}
 
     def curve(self) -> tuple[Point, ...]:
         """The percentiles, nearer to each other towards 100 %."""

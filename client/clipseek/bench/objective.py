@@ -1,5 +1,6 @@
 """What a server must achieve for a rate to count: ``p99<50ms,errors<0.1%``."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -27,21 +28,26 @@ class Condition:
     operation: str = ""
 
     def measured(self, result: LoadResult) -> float | None:
-        """What is bounded; ``None`` when there is nothing to measure it of."""
+        """What is bounded; ``None`` when there is nothing to measure it of.
+
+        A call that failed took longer than any limit: a percentile that lies among those is infinite, and so are mean
+        and maximum where one failed.
+        """
         found = self._found(result)
         if found is None:
             return None
         if self.what == "errors":
             return found.error_share
-        return None if found.latency is None else float(getattr(found.latency, self.what))
+        if found.latency is None:
+            return None
+        if self.what in SHARES_ABOVE:
+            return found.percentiles.get(self.what, math.inf)
+        return math.inf if found.errors else float(getattr(found.latency, self.what))
 
     def holds(self, result: LoadResult) -> bool:
-        """Whether it does; nothing to measure is not enough, and a call that failed took longer than any limit."""
+        """Whether it does; nothing to measure is not enough."""
         measured = self.measured(result)
-        if measured is None or measured >= self.limit:
-            return False
-        found = self._found(result)
-        return self.what == "errors" or (found is not None and found.error_share <= SHARES_ABOVE.get(self.what, 0.0))
+        return measured is not None and measured < self.limit
 
     def enough_seconds(self, result: LoadResult) -> float | None:
         """How long to measure for ten calls above the percentile; ``None`` when it was long enough.

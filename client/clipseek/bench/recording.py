@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from clipseek.bench.histogram import Histogram
 from clipseek.bench.plan import Done
-from clipseek.bench.results import LoadResult, OperationResult, Window
+from clipseek.bench.results import LoadResult, OperationResult, Window, error_share
 
 Key = TypeVar("Key")
 
@@ -19,12 +19,22 @@ def _usable_cores() -> int:
 
 @dataclass(slots=True)
 class OperationRecording:
-    """The calls of one operation."""
+    """The calls of one operation.
+
+    Attributes:
+        latencies: Of the calls that did not fail.
+        items: What they did.
+        late_items: Those of them that were done after the time.
+        errors: Calls and items that failed, by status.
+        failed: Calls that failed; of one that did only some of its items, the part that failed.
+        stages: Seconds of all calls by stage, as the server measured them.
+    """
 
     latencies: Histogram = field(default_factory=Histogram)
     items: int = 0
     late_items: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    failed: float = 0.0
     stages: Counter[str] = field(default_factory=Counter)
 
     def add(self, seconds: float, done: Done, *, in_time: bool) -> None:
@@ -33,7 +43,13 @@ class OperationRecording:
         self.items += done.items
         self.late_items += 0 if in_time else done.items
         self.errors.update(done.failures)
+        self.failed += error_share(done.failures, done.items)
         self.stages.update(done.stages)
+
+    def fail(self, status: str) -> None:
+        """Take in a call that failed."""
+        self.errors[status] += 1
+        self.failed += 1
 
     def join(self, other: "OperationRecording") -> None:
         """Take in another recording's calls."""
@@ -41,6 +57,7 @@ class OperationRecording:
         self.items += other.items
         self.late_items += other.late_items
         self.errors.update(other.errors)
+        self.failed += other.failed
         self.stages.update(other.stages)
 
     def result(self, seconds: float) -> OperationResult:
@@ -52,6 +69,7 @@ class OperationRecording:
             errors=dict(self.errors),
             rate=(self.items - self.late_items) / seconds if seconds else 0.0,
             latency=self.latencies.latency(),
+            percentiles=self.latencies.percentiles(beyond=self.failed),
             stages={name: spent / calls for name, spent in self.stages.items()} if calls else {},
         )
 
@@ -89,7 +107,7 @@ class Recording:
             if isinstance(answer, Done):
                 recording.add(seconds, answer, in_time=in_time)
             else:
-                recording.errors[answer] += 1
+                recording.fail(answer)
 
 
 def merge(recordings: Sequence[Recording]) -> LoadResult:

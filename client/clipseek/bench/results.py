@@ -53,6 +53,8 @@ class OperationResult:
         errors: Calls and items that failed, by status.
         rate: Items a second, of what was done in the time.
         latency: Of the calls that did not fail; in an open loop from when they were due. ``None`` when there are none.
+        percentiles: Seconds by percentile of all calls, where one that failed took longer than any other; those that
+            lie among the failed are left out.
         stages: Mean seconds of a call by stage, as the server measured them.
     """
 
@@ -61,6 +63,7 @@ class OperationResult:
     errors: Mapping[str, int]
     rate: float
     latency: Latency | None
+    percentiles: Mapping[str, float]
     stages: Mapping[str, float]
 
     @property

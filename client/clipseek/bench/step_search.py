@@ -164,4 +164,6 @@ def _few_calls(result: LoadResult, objective: Objective) -> str:
 def _text(what: str, measured: float | None) -> str:
     if measured is None:
         return "nothing was answered"
+    if math.isinf(measured):
+        return "calls failed"
     return f"{measured:.2%}" if what == "errors" else f"{measured * 1000:.1f} ms"

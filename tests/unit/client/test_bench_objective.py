@@ -59,9 +59,44 @@ def test_conditions_hold_or_do_not() -> None:
     # A call that failed took longer than any limit.
     assert broken("p99<50ms", result(0.04, errors=20)) == 1
     assert broken("p99<50ms", result(0.04, errors=5)) == 0
+    assert broken("max<50ms", result(0.04)) == broken("mean<50ms", result(0.04)) == 0
+    assert broken("max<50ms,mean<50ms", result(0.04, errors=1)) == 2
     # Of what was not called, or never answered, nothing can be said.
     assert broken("insert.p50<50ms", result(0.04)) == 1
     assert broken("p50<50ms", result(0.04, calls=0, errors=10)) == 1
+
+
+@pytest.mark.parametrize(("slow", "failed", "holds"), [(10, 0, True), (1, 9, True), (9, 9, False), (11, 0, False)])
+def test_slow_calls_and_failed_ones_lie_above_a_percentile_together(slow: int, failed: int, holds: bool) -> None:
+    recording = Recording(0.0, 10.0)
+    for number in range(1000 - failed):
+        recording.add("search_text", 1.0, 1.0 if number < slow else 0.04, Done())
+    for _ in range(failed):
+        recording.add("search_text", 1.0, 0.001, "UNAVAILABLE")
+    # The items of other calls make no difference.
+    recording.add("bulk_import", 1.0, 0.04, Done(items=64_000))
+    (condition,) = Objective.parse("search_text.p99<50ms").conditions
+    assert condition.holds(merge([recording])) is holds
+    (condition,) = Objective.parse("p95<50ms").conditions
+    assert condition.holds(merge([recording]))
+    (condition,) = Objective.parse("p99.9<50ms").conditions
+    assert not condition.holds(merge([recording, recording]))
+
+
+def test_items_that_failed_are_a_part_of_their_call() -> None:
+    recording = Recording(0.0, 10.0)
+    for _ in range(100):
+        recording.add("bulk_import", 1.0, 0.04, Done(items=32, failures={"INVALID_ARGUMENT": 32}))
+    (half, most) = Objective.parse("p50<50ms,p90<50ms").conditions
+    assert (half.holds(merge([recording])), most.holds(merge([recording]))) == (True, False)
+
+
+def test_a_percentile_among_calls_that_failed_has_no_number() -> None:
+    found = search(lambda _: result(0.01, errors=500), Objective.parse("p99<50ms"))
+    assert found.steps[0].why_not == "p99<50ms (calls failed)"
+    total = found.steps[0].result.total
+    assert total.percentiles == {"p50": pytest.approx(0.01, rel=0.01)}
+    assert json.loads(to_json({}, {"10 calls a second": found.steps[0].result}, found))
 
 
 class Server:

@@ -27,6 +27,10 @@ def test_percentiles_are_right_to_a_thousandth() -> None:
     assert found == pytest.approx((1, 500, 900, 990, 999, 1000), rel=0.001)
     assert latency.mean == pytest.approx(500.5)
     assert Histogram().latency() is None
+    # More than a hundredth lie above the 59th of 60.
+    sixty = Histogram.of(values[:60]).latency()
+    assert sixty is not None
+    assert sixty.p99 == pytest.approx(max(values[:60]), rel=0.001)
 
 
 @given(st.lists(st.floats(1e-6, 3600), min_size=1, max_size=200))
