@@ -68,7 +68,10 @@ def to_json(
                     "met": step.met,
                     "why_not": step.why_not,
                     "few_calls": step.few_calls,
+                    "operations": {name: asdict(each) for name, each in step.result.operations.items()},
                     "total": asdict(step.result.total),
+                    "is_generator_busy": step.result.is_generator_busy,
+                    **step.result.notes,
                 }
                 for step in found.steps
             ],
@@ -150,7 +153,7 @@ def _table(result: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{title} ms</th>" for title in _COLUMNS.values())
     titles = f"<tr><th></th><th>calls</th><th>/s</th>{head}<th>errors</th></tr>"
     table = f"<h2>{_cell(result['load'])}</h2><table>{titles}{''.join(rows)}</table>"
-    notes = (result["about_latencies"], result["about_generator"])
+    notes = (result[name] for name in ("about_latencies", "about_generator", "about_percentiles"))
     return table + "".join(f"<p>{_cell(note)}</p>" for note in notes if note)
 
 

@@ -180,13 +180,30 @@ class LoadResult:
             "generator itself, on the way, and before a busy server takes a call up."
         )
 
+    @property
+    def about_percentiles(self) -> str:
+        """Which of them few calls decide, in words; empty where none."""
+        latency = self.total.latency
+        if latency is None or not latency.unsure:
+            return ""
+        above = ", ".join(latency.unsure).replace("p999", "p99.9")
+        return f"fewer than ten of {latency.count:,} calls lie above {above}: these say little"
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """All that is to be said of the numbers, by its name in JSON; empty where there is nothing."""
+        return {
+            "about_latencies": self.about_latencies,
+            "about_generator": self.about_generator,
+            "about_percentiles": self.about_percentiles,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; times in seconds."""
         return {
             **asdict(self),
             "is_generator_busy": self.is_generator_busy,
-            "about_generator": self.about_generator,
-            "about_latencies": self.about_latencies,
+            **self.notes,
         }
 
 

@@ -318,12 +318,8 @@ class _Run:
             names = ("", "calls", "/s", "mean ms", "p50", "p90", "p95", "p99", "p99.9", "max", "errors")
             operations = {**result.operations, "all": result.total} if len(result.operations) > 1 else result.operations
             output.table(names, (_row(name, found) for name, found in operations.items()), right=frozenset(names[1:-1]))
-        if result.about_latencies:
-            output.note(result.about_latencies)
-        output.note(result.about_generator)
-        if result.total.latency and (unsure := result.total.latency.unsure):
-            count, above = result.total.latency.count, ", ".join(unsure).replace("p999", "p99.9")
-            output.note(f"fewer than ten of {count:,} calls lie above {above}: these say little")
+        for note in filter(None, result.notes.values()):
+            output.note(note)
 
 
 _MANY_CALLS = 1_000_000_000

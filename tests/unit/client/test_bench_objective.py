@@ -260,10 +260,15 @@ def test_a_report_is_one_page_that_needs_nothing_else(tmp_path: Any) -> None:
     assert "&lt;b&gt;&amp;" in page
     assert "&lt;i&gt;" in page
     assert page.count("The generator used") == 2
+    assert page.count("fewer than ten of 1,000 calls lie above p99.9: these say little") == 2
     assert "calls a second met the objective" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+    for kept, step in zip(json.loads(text)["search"]["steps"], steps.steps, strict=True):
+        assert kept["operations"]["search_text"] == kept["total"]
+        assert kept["total"]["calls"] == 1000
+        assert kept["about_generator"] == step.result.about_generator
     (tmp_path / "run.json").write_text(text)
     assert len(read_json(tmp_path / "run.json")["results"]) == 2
 

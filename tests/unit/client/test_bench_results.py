@@ -161,6 +161,20 @@ def test_percentiles_above_which_few_calls_lie_are_unsure(calls: int, unsure: tu
     assert latency.unsure == unsure
 
 
+def test_percentiles_that_few_calls_decide_are_named() -> None:
+    recording = Recording(0.0, 10.0)
+    assert merge([recording]).about_percentiles == ""
+    for _ in range(10_000):
+        recording.add("search", 1.0, 0.01, Done())
+    assert merge([recording]).about_percentiles == ""
+    few = Recording(0.0, 10.0)
+    for _ in range(999):
+        few.add("search", 1.0, 0.01, Done())
+    said = merge([few]).about_percentiles
+    assert said == "fewer than ten of 999 calls lie above p99, p99.9: these say little"
+    assert merge([few]).to_json()["about_percentiles"] == said
+
+
 def test_what_is_not_on_the_servers_clock_is_said_of_short_latencies() -> None:
     recording = Recording(0.0, 10.0)
     for _ in range(10):
