@@ -250,6 +250,7 @@ def test_what_makes_no_sense_is_refused(run):
     for arguments, message in (
         (("--mix", "insert", "--callers", "1", "--rate", "5"), "give one of them"),
         (("--mix", "search_text=x"), "no part of one"),
+        (("--mix", "search_text=1,search_text=2"), "--mix names search_text twice"),
         (("--callers", "a"), "separated by commas"),
         (("--slo", "fast"), "an objective is"),
         (("--slo", "insert.p99<1s"), "is not in the --mix"),

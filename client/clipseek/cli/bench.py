@@ -377,9 +377,11 @@ def _compare(output: Output, before: Mapping[str, Any], after: Mapping[str, Any]
 
 
 def _weights(text: str) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for part in text.split(","):
         name, equals, weight = part.strip().partition("=")
+        if name in found:
+            raise typer.BadParameter(f"--mix names {name} twice")
         try:
             found[name] = float(weight) if equals else 1.0
         except ValueError:
