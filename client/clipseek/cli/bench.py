@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import random
 import signal
 import sys
@@ -404,7 +405,9 @@ def _pictures(folder: Path | None, scratch: Path) -> tuple[str, ...]:
         from clipseek.bench.sample_pictures import make_pictures
 
         return make_pictures(scratch)
-    files = tuple(str(file.path) for file in find([folder]) if file.picture)
+    # What cannot be looked at counts as a picture too, so that an import can name it; no call could send it.
+    found = (str(file.path) for file in find([folder]) if file.picture)
+    files = tuple(path for path in found if os.path.isfile(path))  # noqa: PTH113 -- Path.is_file raises without permission
     if not files:
         raise FileNotFoundError(f"there is no picture in {folder}")
     return files

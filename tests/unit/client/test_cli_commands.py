@@ -294,6 +294,17 @@ def test_import_lists_what_cannot_be_read_and_stores_the_others(run: Any, server
     assert sorted(image.metadata["file"] for image, _ in server.images.values()) == ["a.png", "deep/er/b.png"]
 
 
+def test_bench_sends_regular_files_only(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
+    out_of_reach(folder)
+    options = "--mix", "embed_image", "--seconds", "0.5", "--warmup", "0", "--pictures"
+    result = run("bench", *options, folder, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["results"][0]["total"]["errors"] == {}
+    (tmp_path / "none").mkdir()
+    out_of_reach(tmp_path / "none")
+    assert "there is no picture in" in run("bench", *options, tmp_path / "none").stderr
+
+
 def test_search_prints_a_table_json_and_a_page(run: Any, server: SmallServer, tmp_path: Path, folder: Path) -> None:
     server.store(b"one", "id-1", metadata={"file": "cat\x1b[31m.jpg", "album": "[bold]summer"})
     result = run("search", "a cat", "-k", 3, "--filter", "width > 1")
