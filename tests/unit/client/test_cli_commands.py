@@ -294,6 +294,16 @@ def test_import_lists_what_cannot_be_read_and_stores_the_others(run: Any, server
     assert sorted(image.metadata["file"] for image, _ in server.images.values()) == ["a.png", "deep/er/b.png"]
 
 
+def test_import_says_how_far_it_is_on_a_terminal(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "storing" not in run("import", folder, "--collection", "pets").stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, that is a terminal
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run("import", folder).stderr)
+    *_, last = (line for line in shown.splitlines() if line.startswith("storing"))
+    rate = re.fullmatch(r"storing ━+ 2/2 (\d+\.\d)/s \d:\d\d:\d\d \d:\d\d:\d\d", last.rstrip())
+    assert rate is not None, last
+    assert float(rate[1]) > 0
+
+
 def test_bench_sends_regular_files_only(run: Any, server: SmallServer, folder: Path, tmp_path: Path) -> None:
     out_of_reach(folder)
     options = "--mix", "embed_image", "--seconds", "0.5", "--warmup", "0", "--pictures"
