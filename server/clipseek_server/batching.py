@@ -53,6 +53,58 @@ class _Pace:
         return work * self._seconds / self._work if self._work else 0.0
 
 
+_FADING = 0.99
+"""What each run leaves of what is known of runs of other sizes."""
+
+_FORGOTTEN = 0.05
+"""Of its weight when it was measured, below which a size is forgotten: what was once slow must not count for ever."""
+
+
+@dataclass(slots=True)
+class _Size:
+    """Runs of about one size: their mean work and seconds, and how much is left of their weight."""
+
+    work: float
+    seconds: float
+    weight: float = 1.0
+
+
+class _Runs:
+    """What runs take by their size: seconds that each takes however small it is, and those of each unit of work.
+
+    Both are by the smallest and the largest runs; sizes are told apart by powers of two.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, _Size] = {}
+
+    def learn(self, work: float, seconds: float) -> None:
+        key = math.frexp(work)[1]
+        for other, size in list(self._sizes.items()):
+            size.weight *= _FADING
+            if size.weight < _FORGOTTEN and other != key:
+                del self._sizes[other]
+        known = self._sizes.get(key, _Size(work, seconds))
+        self._sizes[key] = _Size(
+            _FORGETTING * known.work + (1 - _FORGETTING) * work,
+            _FORGETTING * known.seconds + (1 - _FORGETTING) * seconds,
+        )
+
+    def least(self, work: float, runs: float, most_seconds: float) -> float:
+        """Seconds that so much work takes at least, in at least so many runs of at most so many seconds each.
+
+        0 before the first run. As long as all runs were of one size a larger one may take no longer.
+        """
+        if not self._sizes:
+            return 0.0
+        small, large = self._sizes[min(self._sizes)], self._sizes[max(self._sizes)]
+        more = large.work - small.work
+        slope = (large.seconds - small.seconds) / more if more else 0.0
+        each = min(max(0.0, slope), large.seconds / large.work)
+        fixed = large.seconds - each * large.work
+        return math.ceil(max(runs, each * work / most_seconds)) * fixed + each * work
+
+
 class Batcher(Generic[Item, Result]):
     """Runs items in batches, one batch at a time unless told otherwise.
 
@@ -101,6 +153,7 @@ class Batcher(Generic[Item, Result]):
         self._max_seconds = max_seconds
         self._delay = delay
         self._pace = _Pace()
+        self._runs = _Runs()
         self._interactive: deque[_Waiting[Item, Result]] = deque()
         self._bulk: deque[_Waiting[Item, Result]] = deque()
         self._batches_since_bulk = 0
@@ -167,7 +220,9 @@ class Batcher(Generic[Item, Result]):
 
     def learn(self, items: Sequence[Item], seconds: float) -> None:
         """Take a run that was not the batcher's own into the measured pace."""
-        self._pace.learn(sum(self._weigh(item) for item in items), seconds)
+        work = sum(self._weigh(item) for item in items)
+        self._pace.learn(work, seconds)
+        self._runs.learn(work, seconds)
 
     async def close(self) -> None:
         """Take nothing new, finish what waits, and return when it is done."""
@@ -180,8 +235,8 @@ class Batcher(Generic[Item, Result]):
         """Refuse what would only wait in vain; never the first in the queue, or a wrong pace would never be mended."""
         if call.deadline is None or not queue:
             return
-        work = weight + sum(waiting.weight for waiting in queue if not waiting.future.done())
-        seconds = self._pace.seconds(work) / self._max_workers
+        weights = [weight, *(waiting.weight for waiting in queue if not waiting.future.done())]
+        seconds = self._runs.least(sum(weights), len(weights) / self._max_batch, self._max_seconds) / self._max_workers
         if telemetry.now() + seconds > call.deadline:
             raise DeadlineExceeded(
                 f"{len(queue)} wait for the {self._name} already, and the deadline would pass first; allow more time, "

@@ -330,6 +330,65 @@ async def test_a_wrong_estimate_mends_itself(clock, runner):
     assert batcher._pace.seconds(1.0) < 0.01
 
 
+async def test_what_goes_together_is_in_time_together(clock):
+    """A read of a Milvus server takes as long for one id as for many."""
+
+    async def run(items):
+        await asyncio.sleep(0)
+        clock.now += 0.2
+        return items
+
+    batcher = make(run, max_batch=128, max_queue=128)
+    for item in range(3):
+        await batcher.submit(item, Call())
+    waiting = submit_all(batcher, range(64), Call(deadline=clock.now + 1.0))
+    assert await asyncio.gather(*waiting) == list(range(64))
+
+
+async def test_of_a_burst_those_are_refused_that_batches_cannot_reach_in_time(clock):
+    """As a picture tower's: a little for each run, and much for each picture."""
+    batches: list[list[float]] = []
+
+    async def run(items):
+        batches.append(items)
+        await asyncio.sleep(0)
+        clock.now += 0.01 + 0.05 * len(items)
+        return items
+
+    batcher = make(run, max_batch=16, max_queue=100, max_seconds=0.2)
+    for count in (1, 4):
+        batcher.learn([0.0] * count, 0.01 + 0.05 * count)
+    waiting = submit_all(batcher, range(100), Call(deadline=clock.now + 1.0))
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, DeadlineExceeded)]
+    assert sum(map(len, batches)) + len(refused) == 100
+    assert 15 <= sum(map(len, batches)) <= 19  # a second is enough for 19
+    assert all("wait for the test already" in str(error) for error in refused)
+
+
+async def test_a_size_that_was_slow_once_is_forgotten(clock):
+    async def run(items):
+        await asyncio.sleep(0)
+        clock.now += 0.01
+        return items
+
+    batcher = make(run, max_batch=64, max_queue=64)
+    batcher.learn([0.0] * 64, 1e6)
+
+    async def refused_of_a_burst() -> int:
+        waiting = submit_all(batcher, range(64), Call(deadline=clock.now + 1.0))
+        return sum(
+            isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*waiting, return_exceptions=True)
+        )
+
+    for item in range(10):
+        await batcher.submit(item, Call())
+    assert await refused_of_a_burst() > 50
+    for item in range(300):
+        await batcher.submit(item, Call())
+    assert await refused_of_a_burst() == 0
+
+
 async def test_others_may_overtake_what_does_not_fit_where_order_is_no_matter(runner):
     """Short and long texts: the longest waiting one leads each batch, and takes its like along."""
     batcher = make(runner, max_batch=3, in_order=False, may_join=lambda batch, item: len(item) == len(batch[0]))

@@ -2,7 +2,7 @@
 
 Vectors are cut into pairs of numbers, and each pair is kept as one of sixteen: four bits, looked up with the query in
 registers (faiss' FastScan). 100,000 vectors of 512 numbers are scanned in half a millisecond. Codes are overwritten
-where they are: nothing is ever rebuilt because rows change.
+where they are; whoever keeps them makes them anew only when most of the rows are others.
 """
 
 from dataclasses import dataclass
