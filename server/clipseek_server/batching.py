@@ -98,10 +98,12 @@ class _Runs:
         if not self._sizes:
             return 0.0
         small, large = self._sizes[min(self._sizes)], self._sizes[max(self._sizes)]
+        # A larger one takes no less; it was measured when the machine was faster.
+        seconds = max(small.seconds, large.seconds)
         more = large.work - small.work
-        slope = (large.seconds - small.seconds) / more if more else 0.0
-        each = min(max(0.0, slope), large.seconds / large.work)
-        fixed = large.seconds - each * large.work
+        slope = (seconds - small.seconds) / more if more else 0.0
+        each = min(slope, seconds / large.work)
+        fixed = seconds - each * large.work
         return math.ceil(max(runs, each * work / most_seconds)) * fixed + each * work
 
 

@@ -366,6 +366,21 @@ async def test_of_a_burst_those_are_refused_that_batches_cannot_reach_in_time(cl
     assert all("wait for the test already" in str(error) for error in refused)
 
 
+async def test_what_small_runs_take_by_now_counts_for_larger_ones_too(clock, runner):
+    batcher = make(runner, max_batch=16)
+    batcher.learn([0.0] * 16, 0.2)
+    for _ in range(50):
+        batcher.learn([0.0], 10.0)  # the machine has become slower since
+    waiting = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting += submit_all(batcher, ["b"])
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="1 wait for the test"):
+        await batcher.submit("c", Call(deadline=clock.now + 5.0))
+    runner.free()
+    await asyncio.gather(*waiting)
+
+
 async def test_a_size_that_was_slow_once_is_forgotten(clock):
     async def run(items):
         await asyncio.sleep(0)
