@@ -90,10 +90,10 @@ class _Runs:
             _FORGETTING * known.seconds + (1 - _FORGETTING) * seconds,
         )
 
-    def least(self, work: float, runs: float, most_seconds: float) -> float:
-        """Seconds that so much work takes at least, in at least so many runs of at most so many seconds each.
+    def least(self, work: float, runs: float) -> float:
+        """Seconds that so much work takes at least, in at least so many runs; 0 before the first run.
 
-        0 before the first run. As long as all runs were of one size a larger one may take no longer.
+        As long as all runs were of one size a larger one may take no longer.
         """
         if not self._sizes:
             return 0.0
@@ -103,8 +103,7 @@ class _Runs:
         more = large.work - small.work
         slope = (seconds - small.seconds) / more if more else 0.0
         each = min(slope, seconds / large.work)
-        fixed = seconds - each * large.work
-        return math.ceil(max(runs, each * work / most_seconds)) * fixed + each * work
+        return math.ceil(runs) * (seconds - each * large.work) + each * work
 
 
 class Batcher(Generic[Item, Result]):
@@ -238,7 +237,10 @@ class Batcher(Generic[Item, Result]):
         if call.deadline is None or not queue:
             return
         weights = [weight, *(waiting.weight for waiting in queue if not waiting.future.done())]
-        seconds = self._runs.least(sum(weights), len(weights) / self._max_batch, self._max_seconds) / self._max_workers
+        work, most = sum(weights), len(weights)
+        # As ``_fits`` cuts them.
+        runs = min(most, max(most / self._max_batch, self._pace.seconds(work) / self._max_seconds))
+        seconds = self._runs.least(work, runs) / self._max_workers
         if telemetry.now() + seconds > call.deadline:
             raise DeadlineExceeded(
                 f"{len(queue)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
