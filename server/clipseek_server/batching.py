@@ -53,8 +53,8 @@ class _Pace:
         return work * self._seconds / self._work if self._work else 0.0
 
 
-_FADING = 0.99
-"""What each run leaves of what is known of runs of other sizes."""
+_FADING = 0.9
+"""What each run leaves of the weight of what is known of runs of other sizes: it is forgotten after some thirty."""
 
 _FORGOTTEN = 0.05
 """Of its weight when it was measured, below which a size is forgotten: what was once slow must not count for ever."""
@@ -85,10 +85,9 @@ class _Runs:
             if size.weight < _FORGOTTEN and other != key:
                 del self._sizes[other]
         known = self._sizes.get(key, _Size(work, seconds))
-        self._sizes[key] = _Size(
-            _FORGETTING * known.work + (1 - _FORGETTING) * work,
-            _FORGETTING * known.seconds + (1 - _FORGETTING) * seconds,
-        )
+        mean = _FORGETTING * known.seconds + (1 - _FORGETTING) * seconds
+        # A run that was quick shows at once what it takes at least; one that was slow may have stalled.
+        self._sizes[key] = _Size(_FORGETTING * known.work + (1 - _FORGETTING) * work, min(seconds, mean))
 
     def least(self, work: float, runs: float) -> float:
         """Seconds that so much work takes at least, in at least so many runs; 0 before the first run.

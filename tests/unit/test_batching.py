@@ -379,7 +379,7 @@ async def test_of_a_burst_those_are_refused_that_batches_cannot_reach_in_time(
 async def test_what_small_runs_take_by_now_counts_for_larger_ones_too(clock, runner):
     batcher = make(runner, max_batch=16)
     batcher.learn([0.0] * 16, 0.2)
-    for _ in range(50):
+    for _ in range(20):
         batcher.learn([0.0], 10.0)  # the machine has become slower since
     waiting = submit_all(batcher, ["a"])
     await runner.busy.wait()
@@ -406,12 +406,35 @@ async def test_a_size_that_was_slow_once_is_forgotten(clock):
             isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*waiting, return_exceptions=True)
         )
 
-    for item in range(10):
+    for item in range(5):
         await batcher.submit(item, Call())
     assert await refused_of_a_burst() > 50
-    for item in range(300):
+    for item in range(30):
         await batcher.submit(item, Call())
     assert await refused_of_a_burst() == 0
+
+
+async def test_one_run_that_stalled_does_not_keep_others_out(clock):
+    seconds = 0.2
+
+    async def run(items):
+        await asyncio.sleep(0)
+        clock.now += seconds
+        return items
+
+    batcher = make(run, max_batch=64, max_queue=64)
+
+    async def refused_of_a_burst(count: int) -> int:
+        waiting = submit_all(batcher, range(count), Call(deadline=clock.now + 1.0))
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        return sum("wait for the test already" in str(result) for result in results)
+
+    for count in (1, 64) * 3:
+        assert await refused_of_a_burst(count) == 0
+    seconds = 5.0
+    await asyncio.gather(*submit_all(batcher, range(64)))
+    seconds = 0.2
+    assert [await refused_of_a_burst(64) for _ in range(3)] == [0, 0, 0]
 
 
 async def test_others_may_overtake_what_does_not_fit_where_order_is_no_matter(runner):
