@@ -46,8 +46,8 @@ _RECONNECT_MS = 5_000
 # What servers take; of another they make up one of their own, which the caller would not know.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-_HOST = re.compile(r"(\[[^][/\s]+\]|[^][:/\s]+):\d+")
-"""A name or an address, of IPv6 in brackets, and a port."""
+_HOST = re.compile(r"\[[^][/\s]+\]|[^][:/\s]+")
+"""A name or an address, of IPv6 in brackets."""
 
 _OWN_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 
@@ -116,21 +116,20 @@ def endpoint(address: str) -> Endpoint:
         return Endpoint(rest, secure)
     if "," in rest:
         return Endpoint(_of_several([part.strip() for part in rest.split(",")]), secure)
-    if not _HOST.fullmatch(rest) or not _is_port(rest):
+    host, _, port = rest.rpartition(":")
+    if not _HOST.fullmatch(host) or not _is_port(port):
         raise ValueError(f"an address is HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT; not {address!r}")
     return Endpoint(rest, secure)
 
 
-def _is_port(address: str) -> bool:
-    """Whether an address ends in one."""
-    port = address.rpartition(":")[2]
+def _is_port(port: str) -> bool:
     return port.isdecimal() and 0 < int(port) < 2**16
 
 
 def _of_several(addresses: Sequence[str]) -> str:
     kinds = set()
     for each in addresses:
-        host = each.rpartition(":")[0]
+        host, _, port = each.rpartition(":")
         try:
             kinds.add(ipaddress.ip_address(host.strip("[]")).version)
         except ValueError:
@@ -138,7 +137,7 @@ def _of_several(addresses: Sequence[str]) -> str:
                 f"{each!r} is not IP:PORT; of several addresses each must be, and a name that stands for several is "
                 "given alone"
             ) from None
-        if not _is_port(each):
+        if not _is_port(port):
             raise ValueError(f"{each!r} has no port")
     if len(kinds) > 1:
         raise ValueError("several addresses must all be IPv4 or all IPv6")

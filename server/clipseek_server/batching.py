@@ -53,20 +53,17 @@ class _Pace:
         return work * self._seconds / self._work if self._work else 0.0
 
 
-_FADING = 0.9
-"""What each run leaves of the weight of what is known of runs of other sizes: it is forgotten after some thirty."""
-
-_FORGOTTEN = 0.05
-"""Of its weight when it was measured, below which a size is forgotten: what was once slow must not count for ever."""
+_REMEMBERED = 28
+"""After so many runs of other sizes one is forgotten: what was once slow must not count for ever."""
 
 
 @dataclass(slots=True)
 class _Size:
-    """Runs of about one size: their mean work and seconds, and how much is left of their weight."""
+    """Runs of about one size: their mean work and seconds, and which run was the last of them."""
 
     work: float
     seconds: float
-    weight: float = 1.0
+    last: int
 
 
 class _Runs:
@@ -77,17 +74,18 @@ class _Runs:
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
+        self._count = 0
 
     def learn(self, work: float, seconds: float) -> None:
+        self._count += 1
         key = math.frexp(work)[1]
-        for other, size in list(self._sizes.items()):
-            size.weight *= _FADING
-            if size.weight < _FORGOTTEN and other != key:
-                del self._sizes[other]
-        known = self._sizes.get(key, _Size(work, seconds))
+        known = self._sizes.pop(key, _Size(work, seconds, self._count))
+        for other in [other for other, size in self._sizes.items() if self._count - size.last > _REMEMBERED]:
+            del self._sizes[other]
         mean = _FORGETTING * known.seconds + (1 - _FORGETTING) * seconds
         # A run that was quick shows at once what it takes at least; one that was slow may have stalled.
-        self._sizes[key] = _Size(_FORGETTING * known.work + (1 - _FORGETTING) * work, min(seconds, mean))
+        least = min(seconds, mean)
+        self._sizes[key] = _Size(_FORGETTING * known.work + (1 - _FORGETTING) * work, least, self._count)
 
     def least(self, work: float, runs: float) -> float:
         """Seconds that so much work takes at least, in at least so many runs; 0 before the first run.

@@ -3,6 +3,7 @@ import gc
 import itertools
 import math
 import time
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import settings
@@ -248,16 +249,23 @@ def clock(monkeypatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def timed(clock: Clock, batches: list[list[float]]):
-    """A run that takes as many seconds as the sum of its items."""
+def timed(clock: Clock, batches: list[list[float]], seconds: Callable[[Sequence[float]], float] = sum):
+    """A run that takes so many seconds; by default as many as the sum of its items."""
 
     async def run(items):
         batches.append(list(items))
         await asyncio.sleep(0)
-        clock.now += sum(items)
+        clock.now += seconds(items)
         return items
 
     return run
+
+
+async def late_of_a_burst(batcher, count: int, seconds: float) -> list[DeadlineExceeded]:
+    """What those of so many items get, submitted at once, that are not answered within so many seconds."""
+    waiting = submit_all(batcher, range(count), Call(deadline=telemetry.now() + seconds))
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    return [result for result in results if isinstance(result, DeadlineExceeded)]
 
 
 async def test_a_batch_takes_no_longer_than_it_may_at_the_measured_pace(clock):
@@ -332,13 +340,7 @@ async def test_a_wrong_estimate_mends_itself(clock, runner):
 
 async def test_what_goes_together_is_in_time_together(clock):
     """A read of a Milvus server takes as long for one id as for many."""
-
-    async def run(items):
-        await asyncio.sleep(0)
-        clock.now += 0.2
-        return items
-
-    batcher = make(run, max_batch=128, max_queue=128)
+    batcher = make(timed(clock, [], lambda _: 0.2), max_batch=128, max_queue=128)
     for item in range(3):
         await batcher.submit(item, Call())
     waiting = submit_all(batcher, range(64), Call(deadline=clock.now + 1.0))
@@ -359,19 +361,12 @@ async def test_of_a_burst_those_are_refused_that_batches_cannot_reach_in_time(
 ):
     """As a picture tower's: a little for each run, and much for each picture."""
     batches: list[list[float]] = []
-
-    async def run(items):
-        batches.append(items)
-        await asyncio.sleep(0)
-        clock.now += fixed + each * len(items)
-        return items
-
+    run = timed(clock, batches, lambda items: fixed + each * len(items))
     batcher = make(run, max_batch=32, max_queue=100, max_seconds=0.2)
     for count in sizes:
         batcher.learn([0.0] * count, fixed + each * count)
-    waiting = submit_all(batcher, range(64), Call(deadline=clock.now + deadline))
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    refused = [error for error in results if "wait for the test already" in str(error)]
+    late = await late_of_a_burst(batcher, 64, deadline)
+    refused = [error for error in late if "wait for the test already" in str(error)]
     assert least <= 64 - len(refused) <= most
     assert sum(map(len, batches)) >= least
 
@@ -392,49 +387,26 @@ async def test_what_small_runs_take_by_now_counts_for_larger_ones_too(clock, run
 
 
 async def test_a_size_that_was_slow_once_is_forgotten(clock):
-    async def run(items):
-        await asyncio.sleep(0)
-        clock.now += 0.01
-        return items
-
-    batcher = make(run, max_batch=64, max_queue=64)
+    batcher = make(timed(clock, [], lambda _: 0.01), max_batch=64, max_queue=64)
     batcher.learn([0.0] * 64, 1e6)
-
-    async def refused_of_a_burst() -> int:
-        waiting = submit_all(batcher, range(64), Call(deadline=clock.now + 1.0))
-        return sum(
-            isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*waiting, return_exceptions=True)
-        )
-
     for item in range(5):
         await batcher.submit(item, Call())
-    assert await refused_of_a_burst() > 50
+    assert len(await late_of_a_burst(batcher, 64, 1.0)) > 50
     for item in range(30):
         await batcher.submit(item, Call())
-    assert await refused_of_a_burst() == 0
+    assert await late_of_a_burst(batcher, 64, 1.0) == []
 
 
 async def test_one_run_that_stalled_does_not_keep_others_out(clock):
     seconds = 0.2
-
-    async def run(items):
-        await asyncio.sleep(0)
-        clock.now += seconds
-        return items
-
-    batcher = make(run, max_batch=64, max_queue=64)
-
-    async def refused_of_a_burst(count: int) -> int:
-        waiting = submit_all(batcher, range(count), Call(deadline=clock.now + 1.0))
-        results = await asyncio.gather(*waiting, return_exceptions=True)
-        return sum("wait for the test already" in str(result) for result in results)
-
+    batcher = make(timed(clock, [], lambda _: seconds), max_batch=64, max_queue=64)
     for count in (1, 64) * 3:
-        assert await refused_of_a_burst(count) == 0
+        assert await late_of_a_burst(batcher, count, 1.0) == []
     seconds = 5.0
     await asyncio.gather(*submit_all(batcher, range(64)))
     seconds = 0.2
-    assert [await refused_of_a_burst(64) for _ in range(3)] == [0, 0, 0]
+    for _ in range(3):
+        assert await late_of_a_burst(batcher, 64, 1.0) == []
 
 
 async def test_others_may_overtake_what_does_not_fit_where_order_is_no_matter(runner):
