@@ -180,7 +180,7 @@ def demo_name(bundle: Path, pictures: Path) -> str:
 def import_pictures(client: Client, pictures: Sequence[Found], folder: Path) -> dict[Path, str]:
     """Store the pictures and return their ids; those that are there already cost nothing."""
     items = (InsertItem(picture.path, metadata={"file": picture.name}) for picture in pictures)
-    results = client.insert_many(items, on_exists="keep")
+    results = client.insert_stream(items, on_exists="keep")
     ids, outcomes = {}, Counter[str]()
     for result in track(results, "importing", total=len(pictures), console=console, transient=True):
         picture = pictures[result.index]

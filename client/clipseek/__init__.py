@@ -28,6 +28,7 @@ from clipseek.errors import (
 from clipseek.requests import InsertItem, Term
 from clipseek.results import (
     BulkResult,
+    BulkSummary,
     CheckProgress,
     Collection,
     Deleted,
@@ -53,6 +54,7 @@ __all__ = [
     "AlreadyExistsError",
     "AsyncClient",
     "BulkResult",
+    "BulkSummary",
     "CheckProgress",
     "Client",
     "ClipseekError",

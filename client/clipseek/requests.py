@@ -32,7 +32,7 @@ _NO_TEXT = "holds a lone surrogate, so it is no Unicode text"
 
 @dataclass(frozen=True)
 class InsertItem:
-    """One picture for ``insert_many``.
+    """One picture for ``insert_many`` or ``insert_stream``.
 
     Attributes:
         picture: Bytes, a path or a PIL image. Paths keep memory low: they are read when their turn comes.

@@ -132,7 +132,7 @@ class Inserted:
 
 @dataclass(frozen=True)
 class BulkResult:
-    """What became of one item of ``insert_many``.
+    """What became of one item of ``insert_many`` or ``insert_stream``.
 
     Attributes:
         index: Its place in the iterable, from 0.
@@ -147,6 +147,25 @@ class BulkResult:
     image_id: str = ""
     outcome: str = ""
     error: ClipseekError | None = None
+
+
+@dataclass(frozen=True)
+class BulkSummary:
+    """What became of the items of ``insert_many``.
+
+    Attributes:
+        created: How many were stored under a new id.
+        updated: How many took the place of what was stored.
+        unchanged: How many were stored before.
+        failed: How many are not stored.
+        failures: The first ten of those; each has its ``error``.
+    """
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    failures: tuple[BulkResult, ...] = ()
 
 
 @dataclass(frozen=True)

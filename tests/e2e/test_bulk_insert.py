@@ -169,8 +169,17 @@ def test_the_same_picture_twice_in_a_batch_is_stored_once(channel, client):
     assert client.get_collection().image_count == 1
 
 
+def test_outcomes_are_counted(client):
+    client.insert(picture(1), image_id="same")
+    client.insert(picture(2), image_id="other")
+    items = [InsertItem(picture(1), "same"), InsertItem(picture(3), "other"), InsertItem(picture(4)), b"no picture"]
+    summary = client.insert_many(items)
+    assert (summary.created, summary.updated, summary.unchanged, summary.failed) == (1, 1, 1, 1)
+    assert [failure.item.picture for failure in summary.failures] == [b"no picture"]
+
+
 def test_tiny_queues_slow_it_down_and_refuse_nothing(client):
-    found = list(client.insert_many(InsertItem(picture(number), image_id=f"p{number}") for number in range(60)))
+    found = list(client.insert_stream(InsertItem(picture(number), image_id=f"p{number}") for number in range(60)))
     assert [result.error for result in found] == [None] * 60
     assert client.get_collection().image_count == 60
     assert Stream.last.most <= WINDOW + 16
@@ -345,7 +354,7 @@ def test_searches_are_answered_while_pictures_are_imported(open_server, client):
     client.insert(picture(0), image_id="p0")
     with ThreadPoolExecutor(1) as pool:
         imported = pool.submit(
-            list, client.insert_many(InsertItem(picture(number % 90), image_id=f"p{number}") for number in range(300))
+            list, client.insert_stream(InsertItem(picture(number % 90), image_id=f"p{number}") for number in range(300))
         )
         answered = 0
         while not imported.done():
@@ -373,7 +382,7 @@ def test_streams_that_send_nothing_leave_room_for_others(open_server, channel, c
     assert client.insert(picture(1)).outcome == "created"
     assert client.search_image(picture(1)).hits
     # One that works is not held up by those that rest, though it may read only while it holds nothing.
-    found = list(client.insert_many(picture(number) for number in range(2, 30)))
+    found = list(client.insert_stream(picture(number) for number in range(2, 30)))
     assert [result.error for result in found] == [None] * 28
     opened.append(stream_raw(channel, METHOD, requests()))
     open_server.until(lambda: open_server.pictures.free == held)
@@ -386,7 +395,7 @@ def test_streams_that_send_nothing_leave_room_for_others(open_server, channel, c
 def test_collections_are_not_made_where_a_setting_forbids_it(bundle, tmp_path):
     settings = Settings(listen="127.0.0.1:0", bundles=[bundle], data_dir=tmp_path / "data", auto_create=False)
     with OpenServer(settings) as running, Client(running.address) as client:
-        found = list(client.insert_many([picture(1), picture(2)]))
+        found = list(client.insert_stream([picture(1), picture(2)]))
         assert [result.error.reason for result in found if result.error] == ["COLLECTION_NOT_FOUND"] * 2
         with grpc.insecure_channel(running.address) as connected:
             [result] = results(stream_raw(connected, METHOD, [config("a"), batch(item(1))]))
@@ -394,5 +403,5 @@ def test_collections_are_not_made_where_a_setting_forbids_it(bundle, tmp_path):
         assert not list(client.collections())
         assert not list((tmp_path / "data" / "images").glob("[!.]*"))
         client.create_collection("default")
-        assert [result.error for result in client.insert_many([picture(1)])] == [None]
+        assert [result.error for result in client.insert_stream([picture(1)])] == [None]
         running.at_rest()

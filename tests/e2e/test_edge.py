@@ -261,7 +261,7 @@ def raise_all(results: Iterator[BulkResult]) -> None:
         lambda client: client.search_image(picture(1), collection="nowhere"),
         lambda client: client.search_text(" "),
         lambda client: client.embed_image(b"no picture"),
-        lambda client: raise_all(client.insert_many([b"no picture"])),
+        lambda client: raise_all(client.insert_stream([b"no picture"])),
     ],
 )
 def test_nothing_of_a_failed_call_is_kept(open_server, open_client, fail):

@@ -526,7 +526,7 @@ def test_a_collection_of_another_space(bundle, other_bundle, tmp_path):
     with ServerThread(settings.model_copy(update={"bundles": [bundle]})) as running, Client(running.address) as client:
         ours = client.info().models[0].space_id
         assert ours != theirs
-        [bulk] = client.insert_many([picture(2)])
+        [bulk] = client.insert_stream([picture(2)])
         for call in (
             lambda: client.insert(picture(2)),
             lambda: client.search_text("a cat"),
@@ -665,7 +665,7 @@ def test_too_many_bulk_streams(open_server, open_client):
             list(stream_raw(channel, "SearchService/BulkInsert", []))
         assert "1 bulk stream" in caught.refusal.message
         with pytest.raises(OverloadedError):
-            list(open_client.insert_many([picture(1)], patience=0))
+            list(open_client.insert_stream([picture(1)], patience=0))
         # One more picture is welcome all the same.
         assert open_client.insert(picture(1)).outcome == "created"
         go_on.set()
@@ -731,7 +731,7 @@ def test_a_collection_that_is_held(open_server, open_client):
                 CollectionServiceStub(channel).CreateCollection(
                     collection_service_pb2.CreateCollectionRequest(collection="default")
                 )
-        [result] = open_client.insert_many([picture(2)], patience=0)
+        [result] = open_client.insert_stream([picture(2)], patience=0)
         assert (result.error.code, result.error.reason) == (grpc.StatusCode.UNAVAILABLE, "COLLECTION_HELD")
         # Reads go on, and so do other collections.
         assert open_client.get("a").image_id == "a"
@@ -760,7 +760,7 @@ def test_an_image_store_that_cannot_be_written_or_read(open_server, open_client)
             with refused(grpc.StatusCode.UNAVAILABLE, "IMAGE_STORE_UNAVAILABLE") as caught:
                 call()
             assert str(open_server.settings.data_dir) not in caught.refusal.message
-    [result] = open_client.insert_many([picture(2)], patience=0)
+    [result] = open_client.insert_stream([picture(2)], patience=0)
     assert result.error.reason == "IMAGE_STORE_UNAVAILABLE"
     # Nothing half-made: the record of what could not be stored is not there, and searches go on.
     assert [hit.image_id for hit in open_client.search_text("a cat")] == ["a"]
@@ -841,7 +841,7 @@ def test_a_bug_tells_its_request_id_and_nothing_else(open_server, open_client, m
         open_client.search_text("a", request_id="find-me-too")
     assert "find-me-too" in bug.value.message
     [embedded] = open_client.embed_texts(["a"], request_id="and-me")
-    [inserted] = open_client.insert_many([picture(2)], request_id="me-as-well")
+    [inserted] = open_client.insert_stream([picture(2)], request_id="me-as-well")
     for error, request_id in ((embedded.error, "and-me"), (inserted.error, "me-as-well")):
         assert isinstance(error, ClipseekError)
         assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

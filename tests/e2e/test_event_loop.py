@@ -70,7 +70,7 @@ def test_nothing_blocks_the_event_loop(probe, bundle, tmp_path):
 
         server.run(watch())
         items = [InsertItem(picture(number), f"p{number:04}", {"n": number}) for number in range(300)]
-        assert not [result.error for result in client.insert_many(items, collection="pets") if result.error]
+        assert not [result.error for result in client.insert_stream(items, collection="pets") if result.error]
         large = client.insert(large_picture(5_000_000), collection="pets").image_id
         assert client.insert(large_picture(5_000_000), collection="pets").outcome == "unchanged"
         for condition in ("", "metadata.n < 500 and not metadata.n in [3, 4]"):

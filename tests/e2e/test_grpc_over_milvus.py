@@ -66,7 +66,7 @@ def other(milvus: None, bundle: Path, data_dir: Path) -> Iterator[Client]:
 def filled(one: Client) -> str:
     """A collection of ``COUNT`` pictures that no test changes."""
     items = [InsertItem(picture(number), f"p{number:03}", {"n": number}) for number in range(COUNT)]
-    assert {result.outcome for result in one.insert_many(items, collection="filled")} == {"created"}
+    assert {result.outcome for result in one.insert_stream(items, collection="filled")} == {"created"}
     return "filled"
 
 

@@ -44,7 +44,7 @@ def test_a_failed_call_says_why(server, client, collection):
 def test_a_stream_says_what_became_of_its_items(server, client, collection):
     items = [InsertItem(picture(1)), InsertItem(picture(2)), InsertItem(picture(1)), InsertItem(b"no picture")]
     with logged(server) as logs:
-        list(client.insert_many(items, collection=collection))
+        list(client.insert_stream(items, collection=collection))
     (line,) = lines(logs, "SearchService/BulkInsert")
     assert line["code"] == "OK"
     assert line["items"] == {"CREATED": 2, "UNCHANGED": 1, "INVALID_IMAGE": 1}
@@ -54,7 +54,7 @@ def test_a_stream_says_what_became_of_its_items(server, client, collection):
 def test_no_stage_of_a_call_with_many_items_is_longer_than_the_call(server, client, collection):
     pictures = [picture(number) for number in range(100)]
     with logged(server) as logs:
-        list(client.insert_many(map(InsertItem, pictures), collection=collection))
+        list(client.insert_stream(map(InsertItem, pictures), collection=collection))
         list(client.embed_images(pictures))
         list(client.embed_texts(f"text {number}" for number in range(100)))
         client.search(*(f"term {number}" for number in range(16)), collection=collection)

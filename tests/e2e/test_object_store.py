@@ -45,7 +45,7 @@ def test_pictures_in_a_bucket(bundle: Path, tmp_path: Path, bucket: ObjectStoreS
     with ServerThread(settings(bundle, tmp_path, bucket.endpoint)) as server, Client(server.address) as client:
         client.insert(large, image_id="large")
         items = [InsertItem(picture(number), f"p{number}") for number in range(20)]
-        assert {result.outcome for result in client.insert_many(items)} == {"created"}
+        assert {result.outcome for result in client.insert_stream(items)} == {"created"}
         assert client.download("large") == large
         assert client.insert(large, image_id="large").outcome == "unchanged"
         assert client.search_image(picture(3), with_thumbnails=True)[0].image.thumbnail

@@ -25,7 +25,7 @@ def fill(client: Client, collection: str, count: int = COUNT) -> dict[str, bytes
     """Insert pictures; returns their bytes by id."""
     pictures = {f"p{number:03}": picture(number) for number in range(count)}
     items = [InsertItem(data, image_id, {"id": image_id}) for image_id, data in pictures.items()]
-    assert [result.error for result in client.insert_many(items, collection=collection) if result.error] == []
+    assert [result.error for result in client.insert_stream(items, collection=collection) if result.error] == []
     return pictures
 
 
@@ -116,11 +116,11 @@ def test_what_goes_on_during_a_rebuild(housekept, keeper, collection):
                     write()
                 assert caught.value.reason == "COLLECTION_HELD"
                 assert caught.value.retry_after
-            (result,) = keeper.insert_many([picture(1)], collection=collection, patience=0)
+            (result,) = keeper.insert_stream([picture(1)], collection=collection, patience=0)
             assert result.error is not None
             assert result.error.reason == "COLLECTION_HELD"
             late = InsertItem(picture(2000), "late", {"id": "late"})
-            waiting = Background(lambda: list(other.insert_many([late], collection=collection)))
+            waiting = Background(lambda: list(other.insert_stream([late], collection=collection)))
 
             assert keeper.search_image(pictures["p003"], collection=collection)[0].image_id == "p003"
             assert keeper.download("p003", collection=collection) == pictures["p003"]

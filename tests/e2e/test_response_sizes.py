@@ -62,7 +62,7 @@ def stub(bundle, tmp_path_factory) -> Iterator[SearchServiceStub]:
 
     with ServerThread(settings) as server:
         with Client(server.address) as client:
-            found = list(client.insert_many((item(number) for number in range(1000)), collection="c" * 63))
+            found = list(client.insert_stream((item(number) for number in range(1000)), collection="c" * 63))
             assert [result.error for result in found if result.error] == []
         with grpc.insecure_channel(server.address) as channel:
             yield SearchServiceStub(channel)

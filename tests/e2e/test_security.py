@@ -65,7 +65,7 @@ def test_a_token_over_tls(secure: ServerThread, files: Certificates) -> None:
     with connected(secure, token="all", tls=Tls(ca=files.ca)) as client:
         image_id = client.insert(picture(1)).image_id
         assert client.search_image(picture(1))[0].image_id == image_id
-        assert [result.error for result in client.insert_many([picture(2)])] == [None]
+        assert [result.error for result in client.insert_stream([picture(2)])] == [None]
 
 
 def test_a_token_for_reading(secure: ServerThread, files: Certificates) -> None:
@@ -74,7 +74,7 @@ def test_a_token_for_reading(secure: ServerThread, files: Certificates) -> None:
         client.embed_text("a cat")
         for write in (
             lambda: client.insert(picture(3)),
-            lambda: list(client.insert_many([picture(3)])),
+            lambda: list(client.insert_stream([picture(3)])),
             lambda: client.delete("a"),
             lambda: client.delete_collection("default"),
             lambda: list(client.rebuild()),

@@ -138,7 +138,7 @@ def test_the_same_id_from_both_at_once(one: Client, other: Client) -> None:
 
 def test_a_rebuild_on_one_is_followed_by_the_other(one: Client, other: Client) -> None:
     pictures = {f"p{number:02}": picture(number) for number in range(40)}
-    for result in one.insert_many([InsertItem(data, each) for each, data in pictures.items()], collection="rebuilt"):
+    for result in one.insert_stream([InsertItem(data, each) for each, data in pictures.items()], collection="rebuilt"):
         assert result.error is None
     (before,) = other.get_collection("rebuilt").generations
     rebuilding = Background(lambda: [progress.phase for progress in one.rebuild("rebuilt")])
@@ -296,7 +296,7 @@ class Load:
         ]
         work = [lambda each=each: self._read(each) for each in [reads[:4], reads[4:], reads]]
         # So many that some are under way whenever a server dies.
-        work += [lambda name=name: self._insert(name) for name in "abcdefgh"] + [self._insert_many]
+        work += [lambda name=name: self._insert(name) for name in "abcdefgh"] + [self._insert_stream]
         work += [lambda image_id=image_id: self._update(image_id) for image_id in self.updated]
         work += [lambda name=name: self._insert_and_delete(name) for name in "qrstuvwx"]
         self._threads = [Background(self._until_stopped(each)) for each in work]
@@ -348,12 +348,12 @@ class Load:
         except ClipseekError as error:
             self.failures.append(("update", error))
 
-    def _insert_many(self) -> None:
+    def _insert_stream(self) -> None:
         begin = len(self.acknowledged) + 500_000
         items = [InsertItem(picture(number), f"z{number}") for number in range(begin, begin + 5)]
-        for result in self._client.insert_many(items, collection=self._collection):
+        for result in self._client.insert_stream(items, collection=self._collection):
             if result.error:
-                self.failures.append(("insert_many", result.error))
+                self.failures.append(("insert_stream", result.error))
             else:
                 self.acknowledged[result.image_id] = picture(int(result.image_id[1:]))
 

@@ -1165,11 +1165,11 @@ def test_who_leaves_while_pictures_are_added_is_asked_first(visit, pictures):
 
 _ONE_BUG = """
 from clipseek import Client
-insert_many = Client.insert_many
+insert_stream = Client.insert_stream
 def insert_nothing(*_, **__):
-    Client.insert_many = insert_many
+    Client.insert_stream = insert_stream
     raise RuntimeError("a bug")
-Client.insert_many = insert_nothing
+Client.insert_stream = insert_nothing
 """
 
 

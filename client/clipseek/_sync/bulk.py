@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ from clipseek.errors import (
 )
 from clipseek.pictures import Picture, check_size, memory_bytes
 from clipseek.requests import InsertItem, OnExists
-from clipseek.results import BulkResult, Limits
+from clipseek.results import BulkResult, BulkSummary, Limits
 from clipseek.stored import changes_nothing, content_sha256
 from clipseek.v1 import search_service_pb2
 from clipseek.v1.search_service_pb2 import BulkInsertBatch, BulkInsertConfig, BulkInsertItem, BulkInsertRequest
@@ -45,6 +46,8 @@ BATCH_ITEMS = 16
 BATCH_BYTES = 4 * 1024 * 1024
 # What a message holds beside its items.
 _ENVELOPE_BYTES = 1024
+# Of a summary: a failure holds its picture.
+KEPT_FAILURES = 10
 # Seconds.
 _MOMENT = 0.05
 # In a stream's queue, in the place of an item's index: send what has been gathered.
@@ -58,6 +61,66 @@ class Bulk(Images):
         self,
         items: AnyIterable[InsertItem | Picture],
         *,
+        on_result: Callable[[BulkResult], object] | None = None,
+        collection: str = "",
+        on_exists: OnExists = "replace",
+        patience: float = 60.0,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> BulkSummary:
+        """Store many pictures, and count what became of them.
+
+        This is ``insert_stream`` read to its end, and goes on after a broken connection as it does. Use that one where
+        results are wanted as they come: to store them, to stop early, or from an iterable that never ends.
+
+        Args:
+            items: As in ``insert_stream``, like all that is not named here.
+            on_result: Called with what became of each picture, in any order, by the caller's own thread or task:
+                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import.
+            collection: Where to; empty means ``default``.
+            on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
+            patience: Seconds to go on trying after a break, and to wait for a result.
+            timeout: Seconds for everything; ``None`` for no limit.
+            request_id: Names the calls in the server's log; made up when empty.
+
+        Example:
+            >>> with Client() as client:
+            ...     summary = client.insert_many(Path("photos").glob("*.jpg"), on_result=print)
+            ...     print(summary.created, "new,", summary.failed, "failed")
+
+        Raises:
+            StalledError: No result came for ``patience`` seconds.
+            TypeError: The items are one path, or the bytes of one picture.
+        """
+        outcomes: Counter[str] = Counter()
+        failures: list[BulkResult] = []
+        stream = self.insert_stream(
+            items,
+            collection=collection,
+            on_exists=on_exists,
+            patience=patience,
+            timeout=timeout,
+            request_id=request_id,
+        )
+        with closing(stream) as results:
+            for result in results:
+                outcomes["failed" if result.error else result.outcome] += 1
+                if result.error and len(failures) < KEPT_FAILURES:
+                    failures.append(result)
+                if on_result is not None:
+                    on_result(result)
+        return BulkSummary(
+            created=outcomes["created"],
+            updated=outcomes["updated"],
+            unchanged=outcomes["unchanged"],
+            failed=outcomes["failed"],
+            failures=tuple(failures),
+        )
+
+    def insert_stream(
+        self,
+        items: AnyIterable[InsertItem | Picture],
+        *,
         collection: str = "",
         on_exists: OnExists = "replace",
         patience: float = 60.0,
@@ -66,10 +129,10 @@ class Bulk(Images):
     ) -> Generator[BulkResult, None, None]:
         """Store many pictures, and yield what became of each, in any order.
 
-        Nothing is sent until you iterate: a call without a loop around it stores nothing. The stream rests while no
-        result is asked for: only about a hundred pictures are ever under way, and of such as are given as bytes no more
-        than 64 MB and one, so the iterable may be endless. One bad picture fails alone, with its ``error``. The
-        iterable is read beside the caller: in the synchronous client, by another thread.
+        Nothing is sent until you iterate: a call without a loop around it stores nothing (``insert_many`` needs none).
+        The stream rests while no result is asked for: only about a hundred pictures are ever under way, and of such as
+        are given as bytes no more than 64 MB and one, so the iterable may be endless. One bad picture fails alone, with
+        its ``error``. The iterable is read beside the caller: in the synchronous client, by another thread.
 
         When the connection breaks, the server is too busy for one more stream, or it cannot store a picture now (its
         Milvus is away, the collection is rebuilt), another one is begun, of another server where the address has
@@ -93,16 +156,9 @@ class Bulk(Images):
 
         Example:
             >>> with Client() as client:
-            ...     for result in client.insert_many(Path("photos").glob("*.jpg")):
+            ...     for result in client.insert_stream(Path("photos").glob("*.jpg")):
             ...         if result.error:
             ...             print(result.item.picture, result.error)
-
-            Or, for the sum alone:
-
-            >>> from collections import Counter
-            >>> with Client() as client:
-            ...     results = client.insert_many(Path("photos").glob("*.jpg"))
-            ...     print(Counter([result.outcome or "failed" for result in results]))
 
         Raises:
             StalledError: No result came for ``patience`` seconds.

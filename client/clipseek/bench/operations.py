@@ -105,7 +105,7 @@ class _Operations:
     async def bulk_import(self, number: int) -> Done:
         failures: Counter[str] = Counter()
         stored = 0
-        async for result in self._client.insert_many(
+        async for result in self._client.insert_stream(
             self._items(number), collection=self._target.collection, patience=0
         ):
             if result.error is None:

@@ -240,7 +240,7 @@ def _store(
     def work() -> None:
         taken = _Taken(shared, lambda some: _not_stored(client, some, collection, on_exists, results.put))
         try:
-            for result in client.insert_many(
+            for result in client.insert_stream(
                 taken.items(), collection=collection, on_exists=on_exists, patience=patience
             ):
                 results.put(_Done(taken.answered(result.index), result))

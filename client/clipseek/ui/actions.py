@@ -146,7 +146,7 @@ class Actions:
                     except EXPECTED as error:
                         failed(file.name, error)
                 yield markup.storing(len(failures), len(sent), self.words)
-                results = self._client.insert_many(
+                results = self._client.insert_stream(
                     items, collection=collection, on_exists="keep", patience=_PATIENCE_SECONDS
                 )
                 for done, result in enumerate(results, len(failures) + 1):

@@ -1,4 +1,4 @@
-"""insert_many: order, limits, back-pressure, and every way in which a stream can end."""
+"""insert_many and insert_stream: order, limits, back-pressure, and every way in which a stream can end."""
 
 import asyncio
 import hashlib
@@ -20,6 +20,7 @@ from PIL import Image
 from clipseek import (
     AsyncClient,
     BulkResult,
+    BulkSummary,
     Client,
     ClipseekError,
     DeadlineExceededError,
@@ -28,7 +29,7 @@ from clipseek import (
     InvalidArgumentError,
     UnavailableError,
 )
-from clipseek._async.bulk import PLACE_BYTES, WINDOW
+from clipseek._async.bulk import KEPT_FAILURES, PLACE_BYTES, WINDOW
 from clipseek._sync.bulk import _Stream, _Upload
 from clipseek.v1.search_service_pb2 import BulkInsertConfig
 from small_server import LIMITS, Failure, SmallServer
@@ -36,7 +37,7 @@ from small_server import LIMITS, Failure, SmallServer
 
 def test_every_item_has_its_result(client: Any, server: SmallServer) -> None:
     items = [InsertItem(f"picture {number}".encode(), image_id=f"id-{number}") for number in range(333)]
-    results = list(client.insert_many(iter(items), collection="pets", on_exists="fail", request_id="bulk-1"))
+    results = list(client.insert_stream(iter(items), collection="pets", on_exists="fail", request_id="bulk-1"))
     assert sorted(result.index for result in results) == list(range(333))
     assert [result.index for result in results] != list(range(333))  # The small server answers out of order.
     for result in results:
@@ -45,6 +46,33 @@ def test_every_item_has_its_result(client: Any, server: SmallServer) -> None:
     [config] = server.asked("BulkInsert")
     assert (config.collection, config.on_exists) == ("pets", 3)
     assert ("BulkInsert", config, "bulk-1") in server.calls
+
+
+def test_what_became_of_many_is_counted(client: Any, server: SmallServer) -> None:
+    items = [InsertItem(f"picture {number}".encode(), image_id=f"id-{number}") for number in range(200)]
+    told: list[BulkResult] = []
+    summary = client.insert_many([*items, *[b"broken"] * 12], on_result=told.append, request_id="bulk-1")
+    assert (summary.created, summary.updated, summary.unchanged, summary.failed) == (200, 0, 0, 12)
+    assert len(summary.failures) == KEPT_FAILURES
+    assert {(type(each.error), each.item.picture) for each in summary.failures} == {(InvalidArgumentError, b"broken")}
+    assert sorted(result.index for result in told) == list(range(212))
+    assert {request_id for name, _, request_id in server.calls if name == "BulkInsert"} == {"bulk-1"}
+    assert client.insert_many([]) == BulkSummary()
+
+
+def test_a_callback_may_end_an_import(client: Any, server: SmallServer) -> None:
+    def stop(_: BulkResult) -> None:
+        raise KeyError("enough")
+
+    def endless() -> Iterator[bytes]:
+        number = 0
+        while True:
+            number += 1
+            yield str(number).encode()
+
+    with pytest.raises(KeyError, match="enough"):
+        client.insert_many(endless(), on_result=stop)
+    assert server.cancelled.wait(10)
 
 
 def test_one_bad_picture_fails_alone(client: Any, server: SmallServer, tmp_path: Path) -> None:
@@ -62,7 +90,7 @@ def test_one_bad_picture_fails_alone(client: Any, server: SmallServer, tmp_path:
         5,
         InsertItem(b"last", metadata={"name": "last"}),
     ]
-    results = sorted(client.insert_many(items), key=lambda result: result.index)
+    results = sorted(client.insert_stream(items), key=lambda result: result.index)
     assert [result.error is None for result in results] == [True, *[False] * 8, True]
     assert all(isinstance(result.error, InvalidArgumentError) for result in results[1:9])
     assert [result.error.reason for result in results[1:9]] == [
@@ -80,19 +108,19 @@ def test_one_bad_picture_fails_alone(client: Any, server: SmallServer, tmp_path:
 
 
 def test_only_unreadable_pictures(client: Any, server: SmallServer, tmp_path: Path) -> None:
-    results = list(client.insert_many(tmp_path / f"{number}.jpg" for number in range(3 * WINDOW)))
+    results = list(client.insert_stream(tmp_path / f"{number}.jpg" for number in range(3 * WINDOW)))
     assert len(results) == 3 * WINDOW
     assert all(result.error for result in results)
     assert server.asked("BulkInsert.batch") == []
 
 
 def test_no_pictures_at_all(client: Any, server: SmallServer) -> None:
-    assert list(client.insert_many([])) == []
+    assert list(client.insert_stream([])) == []
     assert len(server.asked("BulkInsert")) == 1
 
 
 def test_nothing_is_sent_until_one_iterates(client: Any, server: SmallServer) -> None:
-    results = client.insert_many([b"picture"])
+    results = client.insert_stream([b"picture"])
     client.info()
     assert [name for name, *_ in server.calls] == ["GetServerInfo"]
     assert [result.error for result in results] == [None]
@@ -108,7 +136,7 @@ def test_the_time_limit_holds_for_what_is_asked_about_a_stream_that_ended(connec
         yield b"two"
 
     stored = threading.Event()
-    results = connect(server.address, timeout=None).insert_many(source(), timeout=1)
+    results = connect(server.address, timeout=None).insert_stream(source(), timeout=1)
     assert next(results).error is None
     stored.set()
     with pytest.raises(DeadlineExceededError):
@@ -118,7 +146,7 @@ def test_the_time_limit_holds_for_what_is_asked_about_a_stream_that_ended(connec
 
 def test_messages_stay_within_the_limits(client: Any, server: SmallServer) -> None:
     size = LIMITS.max_message_bytes // 3
-    assert len(list(client.insert_many(bytes([number]) * size for number in range(7)))) == 7
+    assert len(list(client.insert_stream(bytes([number]) * size for number in range(7)))) == 7
     sizes = [len(batch.items) for batch in server.asked("BulkInsert.batch")]
     assert sum(sizes) == 7
     assert set(sizes) <= {1, 2}
@@ -137,7 +165,7 @@ def test_the_source_is_read_no_further_than_the_caller_follows(client: Any, serv
         finally:
             stopped.set()
 
-    results = client.insert_many(endless())
+    results = client.insert_stream(endless())
     for followed in range(1, 400):
         assert next(results).error is None
         # One more may have been taken and wait for its place.
@@ -155,7 +183,7 @@ def test_large_pictures_take_more_than_one_place(client: Any, server: SmallServe
             taken += 1
             yield bytes(PLACE_BYTES + taken)
 
-    results = client.insert_many(endless())
+    results = client.insert_stream(endless())
     for followed in range(1, 100):
         assert next(results).error is None
         assert taken <= followed + WINDOW // 2 + 1
@@ -164,7 +192,7 @@ def test_large_pictures_take_more_than_one_place(client: Any, server: SmallServe
 
 def test_a_picture_larger_than_the_window_has_it_alone(client: Any, server: SmallServer) -> None:
     size = (WINDOW + 1) * PLACE_BYTES
-    results = list(client.insert_many([b"one", bytes(size), bytes(size), b"two"]))
+    results = list(client.insert_stream([b"one", bytes(size), bytes(size), b"two"]))
     assert sorted(result.index for result in results if result.error) == [1, 2]
 
 
@@ -179,7 +207,7 @@ def test_an_answer_is_not_waited_for_to_send_more(client: Any, server: SmallServ
             yield str(number).encode()
 
     results: list[Any] = []
-    reader = threading.Thread(target=lambda: results.extend(client.insert_many(source())))
+    reader = threading.Thread(target=lambda: results.extend(client.insert_stream(source())))
     reader.start()
     assert sent.wait(20)
     assert results == []
@@ -196,7 +224,7 @@ def test_a_source_that_fails_ends_the_stream_after_the_results(client: Any, serv
 
     results = []
     with pytest.raises(KeyError, match="the disk"):
-        for result in client.insert_many(failing()):
+        for result in client.insert_stream(failing()):
             results.append(result)  # noqa: PERF402 -- the error comes in the middle
     assert len(results) == 2
     assert len(server.images) == 2
@@ -204,7 +232,7 @@ def test_a_source_that_fails_ends_the_stream_after_the_results(client: Any, serv
 
 def test_a_stream_that_breaks_raises_after_the_results(client: Any, server: SmallServer) -> None:
     results = []
-    stream = client.insert_many((str(number).encode() for number in range(10_000)), patience=0)
+    stream = client.insert_stream((str(number).encode() for number in range(10_000)), patience=0)
     results.append(next(stream))
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE, "going away"))
     with pytest.raises(UnavailableError, match=r"going away|ended the stream"):
@@ -216,7 +244,7 @@ def test_a_stream_that_breaks_raises_after_the_results(client: Any, server: Smal
 
 def test_a_stream_that_breaks_is_begun_anew_and_nothing_is_doubled(client: Any, server: SmallServer) -> None:
     items = [InsertItem(f"picture {number}".encode(), image_id=f"id-{number}") for number in range(200)]
-    stream = client.insert_many(iter(items))
+    stream = client.insert_stream(iter(items))
     results = [next(stream)]
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE), Failure(StatusCode.UNAVAILABLE))
     results += stream
@@ -243,7 +271,7 @@ def test_what_was_stored_without_an_answer_is_not_sent_again(
     stored, _ = server.store(b"picture", "")
     stored.metadata.update({"album": "summer"})
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
-    [result] = client.insert_many([InsertItem(b"picture", metadata=metadata)], on_exists=on_exists)
+    [result] = client.insert_stream([InsertItem(b"picture", metadata=metadata)], on_exists=on_exists)
     assert (result.index, result.image_id, result.outcome) == (0, stored.image_id, outcome)
     [asked] = server.asked("BatchGetImages")
     assert list(asked.image_ids) == [stored.image_id]
@@ -253,7 +281,7 @@ def test_what_was_stored_without_an_answer_is_not_sent_again(
 def test_what_is_stored_otherwise_is_sent_again(client: Any, server: SmallServer) -> None:
     server.store(b"another picture", "cat")
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
-    [result] = client.insert_many([InsertItem(b"picture", image_id="cat")])
+    [result] = client.insert_stream([InsertItem(b"picture", image_id="cat")])
     assert result.error is None
     assert server.images["cat"][1] == b"picture"
 
@@ -262,7 +290,7 @@ def test_the_later_of_two_under_one_id_comes_last_also_after_a_break(client: Any
     # Both were stored, and the answers were lost: sent again alone, the first would take the place of the second.
     server.store(b"second", "cat")
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
-    results = list(client.insert_many([InsertItem(b"first", "cat"), InsertItem(b"second", "cat")]))
+    results = list(client.insert_stream([InsertItem(b"first", "cat"), InsertItem(b"second", "cat")]))
     assert [result.error for result in results] == [None, None]
     failed, *sent = [[item.sequence for item in batch.items] for batch in server.asked("BulkInsert.batch")]
     assert failed[0] == 0
@@ -271,7 +299,7 @@ def test_the_later_of_two_under_one_id_comes_last_also_after_a_break(client: Any
 
 def test_what_cannot_be_stored_now_is_sent_again(client: Any, server: SmallServer) -> None:
     server.held = {b"3": 2, b"11": 1}
-    results = list(client.insert_many(str(number).encode() for number in range(30)))
+    results = list(client.insert_stream(str(number).encode() for number in range(30)))
     assert sorted(result.index for result in results) == list(range(30))
     assert [result.error for result in results] == [None] * 30
     assert len(server.images) == 30
@@ -280,7 +308,7 @@ def test_what_cannot_be_stored_now_is_sent_again(client: Any, server: SmallServe
 
 def test_who_tries_once_is_told_that_it_could_not_be_stored(client: Any, server: SmallServer) -> None:
     server.held = {b"two": 1}
-    first, second = sorted(client.insert_many([b"one", b"two"], patience=0), key=lambda result: result.index)
+    first, second = sorted(client.insert_stream([b"one", b"two"], patience=0), key=lambda result: result.index)
     assert (first.error, second.error.reason) == (None, "COLLECTION_HELD")
 
 
@@ -289,7 +317,7 @@ def test_a_server_that_stores_nothing_for_so_long_ends_it(client: Any, server: S
     server.held = dict.fromkeys(items, 10**6)
     results = []
     with pytest.raises(UnavailableError, match="writes are held"):
-        for result in client.insert_many(iter(items), patience=0.5):
+        for result in client.insert_stream(iter(items), patience=0.5):
             results.append(result)  # noqa: PERF402 -- the error comes in the middle
     assert len(results) < len(items)
     assert all(result.error.reason == "COLLECTION_HELD" for result in results)
@@ -297,7 +325,7 @@ def test_a_server_that_stores_nothing_for_so_long_ends_it(client: Any, server: S
 
 def test_what_was_answered_beside_it_is_not_sent_again(client: Any, server: SmallServer) -> None:
     server.held = {b"3": 1}
-    results = list(client.insert_many(str(number).encode() for number in range(20)))
+    results = list(client.insert_stream(str(number).encode() for number in range(20)))
     assert [result.error for result in results] == [None] * 20
     assert {result.outcome for result in results} == {"created"}
     sent = Counter(item.sequence for batch in server.asked("BulkInsert.batch") for item in batch.items)
@@ -306,7 +334,7 @@ def test_what_was_answered_beside_it_is_not_sent_again(client: Any, server: Smal
 
 def test_patience_shorter_than_the_pause_that_is_asked_for(client: Any, server: SmallServer) -> None:
     server.held, server.held_for_long = {b"3": 10**6}, True
-    results = list(client.insert_many((str(number).encode() for number in range(20)), patience=0.3))
+    results = list(client.insert_stream((str(number).encode() for number in range(20)), patience=0.3))
     assert len(results) == 20
     assert {result.index: result.error.reason for result in results if result.error} == {3: "COLLECTION_HELD"}
 
@@ -323,7 +351,7 @@ def test_a_picture_that_alone_cannot_be_stored_has_its_error(client: Any, server
             yield str(number).encode()
 
     errors = {}
-    for result in client.insert_many(source(), patience=0.5):
+    for result in client.insert_stream(source(), patience=0.5):
         if result.error:
             errors[result.index] = result.error.reason
             ended.set()
@@ -336,7 +364,7 @@ def test_the_later_of_two_under_one_id_comes_last_also_when_the_first_is_tried_a
     server.held = {b"first": 1}
     # The small server holds back the answer of the first of each batch.
     items = [InsertItem(b"other"), InsertItem(b"first", "cat"), InsertItem(b"second", "cat")]
-    assert [result.error for result in client.insert_many(items)] == [None, None, None]
+    assert [result.error for result in client.insert_stream(items)] == [None, None, None]
     assert server.images["cat"][1] == b"second"
 
 
@@ -345,7 +373,7 @@ def test_the_later_metadata_of_one_picture_comes_last_also_when_the_first_is_tri
 ) -> None:
     server.held = {b"same": 1}
     items = [InsertItem(b"other"), *(InsertItem(b"same", metadata={"n": number}) for number in (1, 2))]
-    assert [result.error for result in client.insert_many(items)] == [None, None, None]
+    assert [result.error for result in client.insert_stream(items)] == [None, None, None]
     image, _ = server.images[hashlib.sha256(b"same").hexdigest()]
     assert dict(image.metadata) == {"n": 2}
 
@@ -354,12 +382,12 @@ def test_the_later_metadata_of_one_picture_comes_last_also_when_the_first_is_tri
 def test_what_cannot_be_asked_for_is_sent_again(client: Any, server: SmallServer, code: StatusCode) -> None:
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
     server.failing("BatchGetImages", *[Failure(code)] * 5)
-    assert [result.outcome for result in client.insert_many([b"one"])] == ["created"]
+    assert [result.outcome for result in client.insert_stream([b"one"])] == ["created"]
 
 
 def test_a_stream_that_rested_too_long_is_begun_anew(client: Any, server: SmallServer) -> None:
     server.failing("BulkInsert.batch", Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long"))
-    assert [result.outcome for result in client.insert_many([b"one"])] == ["created"]
+    assert [result.outcome for result in client.insert_stream([b"one"])] == ["created"]
 
 
 def test_streams_may_rest_again_and_again(client: Any, server: SmallServer) -> None:
@@ -372,7 +400,7 @@ def test_streams_may_rest_again_and_again(client: Any, server: SmallServer) -> N
             assert answered.acquire(timeout=20)
 
     outcomes = []
-    for result in client.insert_many(source(), patience=0.3):
+    for result in client.insert_stream(source(), patience=0.3):
         outcomes.append(result.outcome)
         answered.release()
     assert outcomes == ["created"] * 9
@@ -382,7 +410,7 @@ def test_streams_may_rest_again_and_again(client: Any, server: SmallServer) -> N
 def test_a_server_that_ends_every_stream_without_an_answer_is_given_up(client: Any, server: SmallServer) -> None:
     server.failing("BulkInsert.batch", *[Failure(StatusCode.DEADLINE_EXCEEDED, "nothing came for too long")] * 1000)
     with pytest.raises(DeadlineExceededError):
-        list(client.insert_many([b"one"], patience=0.5))
+        list(client.insert_stream([b"one"], patience=0.5))
 
 
 def test_a_stream_that_ends_before_its_source_is_no_success(client: Any, server: SmallServer) -> None:
@@ -394,7 +422,7 @@ def test_a_stream_that_ends_before_its_source_is_no_success(client: Any, server:
         assert ended.wait(20)
         yield b"two"
 
-    results = client.insert_many(source())
+    results = client.insert_stream(source())
     assert next(results).error is None
     with pytest.raises(InternalError, match="ended the stream"):
         next(results)
@@ -407,7 +435,7 @@ def test_a_source_that_ends_the_program_is_no_success(server: SmallServer) -> No
         raise SystemExit(3)
 
     with Client(server.address) as client, pytest.raises(SystemExit):
-        list(client.insert_many(source()))
+        list(client.insert_stream(source()))
 
 
 async def test_a_source_whose_own_task_was_cancelled_is_no_success(server: SmallServer) -> None:
@@ -419,14 +447,14 @@ async def test_a_source_whose_own_task_was_cancelled_is_no_success(server: Small
 
     async with AsyncClient(server.address) as client:
         with pytest.raises(asyncio.CancelledError):
-            async for result in client.insert_many(source()):
+            async for result in client.insert_stream(source()):
                 assert result.error is None
 
 
 def test_pictures_may_change_once_they_have_their_result(client: Any, server: SmallServer) -> None:
     def shrink_all() -> int:
         count = 0
-        for result in client.insert_many(Image.new("L", (4000, 1000 + number)) for number in range(40)):
+        for result in client.insert_stream(Image.new("L", (4000, 1000 + number)) for number in range(40)):
             assert result.error is None
             result.item.picture.thumbnail((8, 8))
             count += 1
@@ -437,7 +465,7 @@ def test_pictures_may_change_once_they_have_their_result(client: Any, server: Sm
 
 
 def test_what_only_looks_like_a_picture_fails_alone(client: Any, server: SmallServer) -> None:
-    results = sorted(client.insert_many([b"one", np.zeros((4, 4)), b"two"]), key=lambda result: result.index)
+    results = sorted(client.insert_stream([b"one", np.zeros((4, 4)), b"two"]), key=lambda result: result.index)
     assert [result.error is None for result in results] == [True, False, True]
 
 
@@ -450,7 +478,7 @@ def test_an_iterable_that_waits_keeps_no_process_from_its_end(server: SmallServe
 
         async def main() -> None:
             async with AsyncClient(sys.argv[1]) as client:
-                async for result in client.insert_many(iter(items.get, None)):
+                async for result in client.insert_stream(iter(items.get, None)):
                     print(result.outcome)
                     break
 
@@ -467,7 +495,7 @@ def test_the_sources_own_errors_are_the_callers(client: Any, server: SmallServer
 
     results = []
     with pytest.raises(UnavailableError, match="not of the stream"):
-        for result in client.insert_many(source()):
+        for result in client.insert_stream(source()):
             results.append(result)  # noqa: PERF402 -- as above
     assert [result.error for result in results] == [None]
     assert len(server.asked("BulkInsert")) == 1
@@ -475,7 +503,7 @@ def test_the_sources_own_errors_are_the_callers(client: Any, server: SmallServer
 
 def test_a_value_of_a_wrong_type_fails_alone(client: Any, server: SmallServer) -> None:
     items: list[Any] = [b"one", InsertItem(b"two", image_id=5), InsertItem(b"three", metadata=[1]), b"four"]  # type: ignore[arg-type]
-    results = sorted(client.insert_many(items), key=lambda result: result.index)
+    results = sorted(client.insert_stream(items), key=lambda result: result.index)
     assert [result.error is None for result in results] == [True, False, False, True]
     assert all(isinstance(result.error, InvalidArgumentError) for result in results[1:3])
 
@@ -487,12 +515,12 @@ def test_results_print_small() -> None:
 
 def test_a_server_without_room_for_one_more_stream_is_asked_again(client: Any, server: SmallServer) -> None:
     server.failing("BulkInsert", *[Failure(StatusCode.RESOURCE_EXHAUSTED, "too many streams")] * 2)
-    assert [result.error for result in client.insert_many([b"picture"])] == [None]
+    assert [result.error for result in client.insert_stream([b"picture"])] == [None]
 
 
 def test_a_source_that_ended_before_the_stream_broke(client: Any, server: SmallServer) -> None:
     server.failing("BulkInsert.batch", Failure(StatusCode.UNAVAILABLE))
-    assert sorted(result.index for result in client.insert_many([b"one", b"two", b"three"])) == [0, 1, 2]
+    assert sorted(result.index for result in client.insert_stream([b"one", b"two", b"three"])) == [0, 1, 2]
 
 
 def test_what_comes_slowly_is_sent_at_once(server: SmallServer) -> None:
@@ -504,7 +532,7 @@ def test_what_comes_slowly_is_sent_at_once(server: SmallServer) -> None:
         yield b"two"
 
     with Client(server.address) as client:
-        results = client.insert_many(source())
+        results = client.insert_stream(source())
         assert next(results).index == 0
         answered.set()
         assert [result.index for result in results] == [1]
@@ -519,7 +547,7 @@ async def test_what_an_asynchronous_source_yields_slowly_is_sent_at_once(server:
         yield b"two"
 
     async with AsyncClient(server.address) as client:
-        results = client.insert_many(source())
+        results = client.insert_stream(source())
         assert (await anext(results)).index == 0
         answered.set()
         assert [result.index async for result in results] == [1]
@@ -529,13 +557,13 @@ def test_a_stream_that_is_refused(client: Any, server: SmallServer) -> None:
     # Twice: grpc.aio may lose the first answer, and then the client asks again.
     server.failing("BulkInsert", *[Failure(StatusCode.INVALID_ARGUMENT, "bad name")] * 2)
     with pytest.raises(InvalidArgumentError, match="bad name"):
-        list(client.insert_many([b"picture"] * 50, collection="!"))
+        list(client.insert_stream([b"picture"] * 50, collection="!"))
 
 
 def test_a_deadline_for_the_whole_stream(client: Any, server: SmallServer) -> None:
     server.gated = frozenset({"BulkInsert.batch"})
     with pytest.raises(ClipseekError) as caught:
-        list(client.insert_many([b"picture"], timeout=0.2))
+        list(client.insert_stream([b"picture"], timeout=0.2))
     assert caught.value.code is StatusCode.DEADLINE_EXCEEDED
 
 
@@ -545,13 +573,16 @@ async def test_an_asynchronous_source(server: SmallServer) -> None:
             yield str(number).encode()
 
     async with AsyncClient(server.address) as client:
-        assert len([result async for result in client.insert_many(source())]) == 20
+        assert len([result async for result in client.insert_stream(source())]) == 20
+        told: list[int] = []
+        summary = await client.insert_many(source(), on_result=lambda result: told.append(result.index))
+        assert (summary.created, sorted(told)) == (20, list(range(20)))
 
 
 async def test_closing_the_client_ends_a_stream_that_waits(server: SmallServer) -> None:
     server.gated = frozenset({"BulkInsert"})
     client = AsyncClient(server.address)
-    stream = client.insert_many([b"picture"])
+    stream = client.insert_stream([b"picture"])
     waiting = asyncio.create_task(anext(stream))
     assert await asyncio.to_thread(server.waiting.wait, 10)
     await client.close()
@@ -564,7 +595,7 @@ def test_a_server_that_answers_nothing_is_not_waited_for_forever(server: SmallSe
     server.gated = frozenset({"BulkInsert.batch"})
     with Client(server.address) as client:
         with pytest.raises(DeadlineExceededError, match=r"gave no result for 0\.2 s;.* patience= \(--patience\)"):
-            list(client.insert_many([b"one", b"two"], patience=0.2))
+            list(client.insert_stream([b"one", b"two"], patience=0.2))
         server.gate.set()
 
 
@@ -572,7 +603,7 @@ def test_who_tries_once_waits_as_long_as_for_a_call(server: SmallServer) -> None
     server.gated = frozenset({"BulkInsert.batch"})
     with Client(server.address, timeout=0.3) as client:
         with pytest.raises(DeadlineExceededError, match=r"gave no result for 0\.3 s;.* timeout= \(--timeout\)"):
-            list(client.insert_many([b"one"], patience=0))
+            list(client.insert_stream([b"one"], patience=0))
         server.gate.set()
 
 
@@ -606,7 +637,7 @@ def test_a_slow_source_is_waited_for(server: SmallServer) -> None:
             assert not read.wait(0.5)
             yield b"two"
 
-        results = list(client.insert_many(source(), patience=0.2))
+        results = list(client.insert_stream(source(), patience=0.2))
     assert [result.error for result in results] == [None, None]
 
 
@@ -619,9 +650,9 @@ async def test_iterables_that_block_leave_the_loop_its_threads(server: SmallServ
 
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     async with AsyncClient(server.address) as client:
-        waiting = asyncio.create_task(anext(client.insert_many(source())))
+        waiting = asyncio.create_task(anext(client.insert_stream(source())))
         async with asyncio.timeout(10):
-            assert [result.error async for result in client.insert_many([b"two"])] == [None]
+            assert [result.error async for result in client.insert_stream([b"two"])] == [None]
         assert not waiting.done()
         release.set()
         assert (await waiting).error is None
@@ -630,7 +661,7 @@ async def test_iterables_that_block_leave_the_loop_its_threads(server: SmallServ
 async def test_who_holds_up_the_loop_takes_the_server_for_no_slower(server: SmallServer) -> None:
     results = []
     async with AsyncClient(server.address) as client:
-        async for result in client.insert_many([b"%d" % number for number in range(60)], patience=0.2):
+        async for result in client.insert_stream([b"%d" % number for number in range(60)], patience=0.2):
             if not results:
                 time.sleep(0.5)  # noqa: ASYNC251 -- this is what is tested
             results.append(result.error)
@@ -647,7 +678,7 @@ async def test_an_ordinary_iterable_may_block(server: SmallServer) -> None:
 
     loop = asyncio.get_running_loop()
     async with AsyncClient(server.address) as client:
-        results = [result async for result in client.insert_many(source())]
+        results = [result async for result in client.insert_stream(source())]
     assert [result.error for result in results] == [None]
     assert turns.is_set()
 

@@ -100,7 +100,7 @@ def test_metadata_that_json_cannot_hold_is_refused_here(client: Any, server: Sma
     [
         (lambda client, text: client.insert(b"picture", image_id=text), "image_id"),
         (lambda client, text: client.insert(b"picture", collection=text), "collection"),
-        (lambda client, text: list(client.insert_many([b"picture"], collection=text)), "collection"),
+        (lambda client, text: list(client.insert_stream([b"picture"], collection=text)), "collection"),
         (lambda client, text: client.get(text), "image_id"),
         (lambda client, text: client.get_many(["a", text]), "image_ids"),
         (lambda client, text: client.delete(text), "image_ids"),
@@ -229,8 +229,8 @@ def test_get_and_get_many(client: Any, server: SmallServer) -> None:
         lambda client: client.embed_texts("a cat"),
         lambda client: client.embed_images("cat.jpg"),
         lambda client: client.embed_images(b"picture"),
-        lambda client: list(client.insert_many("photos")),
-        lambda client: list(client.insert_many(b"picture")),
+        lambda client: list(client.insert_stream("photos")),
+        lambda client: list(client.insert_stream(b"picture")),
     ],
 )
 def test_one_string_is_not_many(client: Any, server: SmallServer, call: Any) -> None:
@@ -585,7 +585,7 @@ def test_deadlines(connect: Any, server: SmallServer) -> None:
         lambda client: client.delete("a", timeout=0.2),
         lambda client: client.embed_text("a cat", timeout=0.2),
         lambda client: client.embed_image(b"picture", timeout=0.2),
-        lambda client: list(client.insert_many([b"picture"], timeout=0.2)),
+        lambda client: list(client.insert_stream([b"picture"], timeout=0.2)),
     ],
 )
 @pytest.mark.parametrize("default", [60, None])
@@ -600,7 +600,7 @@ def test_the_deadline_holds_for_what_a_call_asks_first(
 def test_who_stores_many_waits_for_the_limits_as_for_a_call(connect: Any, server: SmallServer) -> None:
     server.gated = frozenset({"GetServerInfo"})
     with pytest.raises(DeadlineExceededError):
-        list(connect(server.address, timeout=0.2).insert_many([b"picture"]))
+        list(connect(server.address, timeout=0.2).insert_stream([b"picture"]))
 
 
 @pytest.mark.parametrize(
@@ -643,7 +643,7 @@ def test_nobody_there(connect: Any, unused_tcp_port: int) -> None:
     assert f"no server answers at grpc://127.0.0.1:{unused_tcp_port}/" in caught.value.message
     assert "clipseek-server serve" in caught.value.message
     with pytest.raises(UnavailableError):
-        list(client.insert_many([b"picture"]))
+        list(client.insert_stream([b"picture"]))
 
 
 def test_a_message_that_is_too_large_is_no_overload(client: Any, server: SmallServer) -> None:

@@ -160,7 +160,7 @@ def test_an_asynchronous_client_in_another_event_loop_says_so(server: SmallServe
         lambda client: client.info(),
         lambda client: client.health(),
         lambda client: client.embed_text("a cat"),
-        lambda client: anext(client.insert_many([b"picture"])),
+        lambda client: anext(client.insert_stream([b"picture"])),
         lambda client: anext(client.check()),
         lambda client: client.download("a"),
     ]

@@ -38,7 +38,7 @@ def test_both_clients_have_the_same_methods() -> None:
         }
 
     assert public(Client) == public(AsyncClient)
-    assert {"insert", "insert_many", "search_text", "search_image", "search", "list", "download"} < public(
+    assert {"insert", "insert_stream", "search_text", "search_image", "search", "list", "download"} < public(
         Client
     ).keys()
     for name, member in inspect.getmembers(Client, inspect.isfunction):
