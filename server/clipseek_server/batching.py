@@ -177,12 +177,11 @@ class Batcher(Generic[Item, Result]):
             DeadlineExceeded: The call's deadline passed before the item was run, or will before its turn comes.
             NotServing: The batcher is closed.
         """
-        weight = self._weigh(item)
-        self.check_room(call, weight)
+        self.check_room(call, item)
         queue = self._bulk if call.bulk else self._interactive
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         since = telemetry.now()
-        queue.append(_Waiting(item, call, future, weight, since))
+        queue.append(_Waiting(item, call, future, self._weigh(item), since))
         call.stages.enter(Stage.QUEUE, since)
         self._length.inc()
         if self.waiting >= self._max_batch:
@@ -192,12 +191,12 @@ class Batcher(Generic[Item, Result]):
             self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
         return await future
 
-    def check_room(self, call: Call, weight: float = 1.0) -> None:
+    def check_room(self, call: Call, item: Item | None = None) -> None:
         """Refuse now what ``submit`` would refuse: whoever prepares an item with much work asks before.
 
         Args:
             call: Whose the item is.
-            weight: How much work it will be; by default as much as each.
+            item: ``None`` if it is not there yet; then it is taken for one that weighs 1 and may join any batch.
 
         Raises:
             Overloaded, DeadlineExceeded, NotServing: As for ``submit``.
@@ -205,7 +204,7 @@ class Batcher(Generic[Item, Result]):
         if self._closed:
             raise NotServing("the server is shutting down; retry elsewhere or later")
         call.check_deadline()
-        self._check_in_time(self._bulk if call.bulk else self._interactive, weight, call)
+        self._check_in_time(self._bulk if call.bulk else self._interactive, call, item)
         if not call.bulk and len(self._interactive) >= self._max_queue:
             self._drop_dead()
             if len(self._interactive) >= self._max_queue:
@@ -229,13 +228,14 @@ class Batcher(Generic[Item, Result]):
         if self._workers:
             await asyncio.wait(self._workers)
 
-    def _check_in_time(self, queue: "deque[_Waiting[Item, Result]]", weight: float, call: Call) -> None:
+    def _check_in_time(self, queue: "deque[_Waiting[Item, Result]]", call: Call, item: Item | None) -> None:
         """Refuse what would only wait in vain; never the first in the queue, or a wrong pace would never be mended."""
         if call.deadline is None or not queue:
             return
-        weights = [weight, *(waiting.weight for waiting in queue if not waiting.future.done())]
-        work, most = sum(weights), len(weights)
-        # As ``_fits`` cuts them.
+        ahead = self._ahead(queue, item)
+        work = sum((waiting.weight for waiting in ahead), 1.0 if item is None else self._weigh(item))
+        most = len(ahead) + 1
+        # As ``_fits`` cuts them if all may join: who is let in too easily waits until the deadline, and costs nothing.
         runs = min(most, max(most / self._max_batch, self._pace.seconds(work) / self._max_seconds))
         seconds = self._runs.least(work, runs) / self._max_workers
         if telemetry.now() + seconds > call.deadline:
@@ -243,6 +243,16 @@ class Batcher(Generic[Item, Result]):
                 f"{len(queue)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
                 "or retry later"
             )
+
+    def _ahead(self, queue: "deque[_Waiting[Item, Result]]", item: Item | None) -> Sequence[_Waiting[Item, Result]]:
+        """What waits and will be run before such an item, or with it."""
+        ahead = [waiting for waiting in queue if not waiting.future.done()]
+        if self._in_order or self._may_join is None or item is None:
+            return ahead
+        likes = [self._may_join([waiting.item], item) for waiting in ahead]
+        # It overtakes what came after the first that it may join.
+        first = likes.index(True) if True in likes else len(ahead)
+        return [waiting for at, waiting in enumerate(ahead) if at < first or likes[at]]
 
     def _drop_dead(self) -> None:
         alive = [waiting for waiting in self._interactive if self._stays(waiting)]

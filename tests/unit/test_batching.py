@@ -371,6 +371,26 @@ async def test_of_a_burst_those_are_refused_that_batches_cannot_reach_in_time(
     assert sum(map(len, batches)) >= least
 
 
+async def test_what_overtakes_does_not_wait_for_what_it_overtakes(clock, runner):
+    """A short text goes along with the short one that is the next, whatever long ones wait behind that."""
+    batcher = make(
+        runner, max_queue=100, weigh=len, in_order=False, may_join=lambda batch, text: len(text) == len(batch[0])
+    )
+    batcher.learn(["a"], 1.0)
+    batcher.learn(["a"] * 4, 4.0)
+    waiting = submit_all(batcher, ["running"])
+    await runner.busy.wait()
+    waiting += submit_all(batcher, ["a", *["long" * 10] * 10])
+    await asyncio.sleep(0)
+    waiting += submit_all(batcher, ["b"], Call(deadline=clock.now + 5.0))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="12 wait for the test"):
+        await batcher.submit("long" * 10, Call(deadline=clock.now + 400.0))
+    runner.free()
+    await asyncio.gather(*waiting)
+    assert runner.batches[1] == ["a", "b"]
+
+
 async def test_what_small_runs_take_by_now_counts_for_larger_ones_too(clock, runner):
     batcher = make(runner, max_batch=16)
     batcher.learn([0.0] * 16, 0.2)
