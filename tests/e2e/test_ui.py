@@ -1092,6 +1092,35 @@ def test_who_only_leaves_the_collections_field_asks_nothing(three):
     expect(page.locator("#picture .chosen")).to_contain_text("a")
 
 
+def test_what_is_clicked_while_a_stream_of_answers_closes_is_answered(three):
+    _, page = three
+    page.evaluate(
+        """() => {
+            // The end of the next stream is read late, as by a browser that has much to do.
+            const late = new TransformStream({
+                async transform(chunk, stream) {
+                    const text = new TextDecoder().decode(chunk), end = text.indexOf('data: {"msg":"close_stream"');
+                    if (end >= 0) {
+                        stream.enqueue(new TextEncoder().encode(text.slice(0, end)));
+                        await new Promise((read) => setTimeout(read, 1000));
+                    }
+                    stream.enqueue(new TextEncoder().encode(text.slice(Math.max(end, 0))));
+                },
+            });
+            const real = window.fetch;
+            window.fetch = async (request, options) => {
+                const answer = await real(request, options);
+                if (!answer.url.includes("/queue/data")) return answer;
+                window.fetch = real;
+                return new Response(answer.body.pipeThrough(late), answer);
+            };
+        }"""
+    )
+    search(page, "a cat")
+    press(page, ENGLISH.show, "a")
+    expect(page.get_by_role("dialog")).to_be_visible(timeout=TIMEOUT)
+
+
 def test_every_deletion_that_was_confirmed_is_done(three):
     server, page = three
     server.gated = frozenset({"ListImages"})

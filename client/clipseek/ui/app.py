@@ -12,6 +12,7 @@ from clipseek import Client, ClipseekError, NotFoundError
 from clipseek.ui.actions import Actions
 from clipseek.ui.guards import KnownHost, NothingFetched, OwnOrigin, ProtectiveHeaders, forbid_fetching
 from clipseek.ui.page import build
+from clipseek.ui.streams import StreamsInOrder
 from clipseek.ui.theme import theme
 from clipseek.ui.words import LANGUAGES, preferred
 
@@ -38,6 +39,7 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
     """
     app = FastAPI(title="clipseek", docs_url=None, redoc_url=None, openapi_url=None)
     forbid_fetching()
+    app.add_middleware(StreamsInOrder)
     app.add_middleware(NothingFetched)
     # What a stranger's page asks for in a browser must not be done for whoever sits there. Gradio would answer it.
     app.add_middleware(OwnOrigin, hosts=hosts, pages=["/", *(f"/{words.language}/" for words in LANGUAGES)])

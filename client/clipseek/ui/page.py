@@ -242,9 +242,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             search_if_reached, [reached, *asked], found, **private
         )
         gr.on([sentence.submit, where.submit, go.click], question(search), asked, found, **latest)
-        # Not through the queue: of two events that are asked there at once, as here, Gradio may lose the later one when
-        # the stream of their answers closes after the first.
-        name.change(describe, [name], [header], queue=False, **latest)
+        name.change(describe, [name], [header], **latest)
         name.input(other_collection, [shown, *asked], [picture, slot, *found], **latest)
         slot.attach(question(attach), asked, [picture, slot, *found], **each)
         slot.detach(question(detach), asked, [picture, slot, *found], **each)
