@@ -36,6 +36,10 @@ class _Waiting(Generic[Item, Result]):
     weight: float
     since: float
 
+    def is_wanted(self, now: float) -> bool:
+        """Whether somebody waits for it, and may get it in time."""
+        return not self.future.done() and (self.call.deadline is None or now < self.call.deadline)
+
 
 class _Pace:
     """Seconds that a unit of work takes, measured on the runs; the last ones count most."""
@@ -90,17 +94,20 @@ class _Runs:
     def least(self, work: float, runs: float) -> float:
         """Seconds that so much work takes at least, in at least so many runs; 0 before the first run.
 
-        As long as all runs were of one size a larger one may take no longer.
+        As long as all runs were of one size, a larger one may take no longer, and a smaller one so much less.
         """
         if not self._sizes:
             return 0.0
+        runs = math.ceil(runs)
         small, large = self._sizes[min(self._sizes)], self._sizes[max(self._sizes)]
         # A larger one takes no less; it was measured when the machine was faster.
         seconds = max(small.seconds, large.seconds)
-        more = large.work - small.work
-        slope = (seconds - small.seconds) / more if more else 0.0
-        each = min(slope, seconds / large.work)
-        return math.ceil(runs) * (seconds - each * large.work) + each * work
+        most = seconds / large.work
+        if more := large.work - small.work:
+            each = min((seconds - small.seconds) / more, most)
+        else:
+            each = most if work < runs * large.work else 0.0
+        return runs * (seconds - each * large.work) + each * work
 
 
 class Batcher(Generic[Item, Result]):
@@ -157,6 +164,7 @@ class Batcher(Generic[Item, Result]):
         self._batches_since_bulk = 0
         self._max_workers = workers
         self._workers: set[asyncio.Task[None]] = set()
+        self._running: list[tuple[float, float]] = []  # when each run began, and its work
         self._full = asyncio.Event()
         self._length = metrics.QUEUE_LENGTH.labels(name)
         self._wait_seconds = metrics.QUEUE_SECONDS.labels(name)
@@ -196,7 +204,7 @@ class Batcher(Generic[Item, Result]):
 
         Args:
             call: Whose the item is.
-            item: ``None`` if it is not there yet; then it is taken for one that weighs 1 and may join any batch.
+            item: ``None`` if it is not there yet; then it is taken for one that weighs 1 and overtakes none.
 
         Raises:
             Overloaded, DeadlineExceeded, NotServing: As for ``submit``.
@@ -204,11 +212,12 @@ class Batcher(Generic[Item, Result]):
         if self._closed:
             raise NotServing("the server is shutting down; retry elsewhere or later")
         call.check_deadline()
-        self._check_in_time(self._bulk if call.bulk else self._interactive, call, item)
         if not call.bulk and len(self._interactive) >= self._max_queue:
             self._drop_dead()
             if len(self._interactive) >= self._max_queue:
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
+        if call.deadline is not None:
+            self._check_in_time(self._bulk if call.bulk else self._interactive, call.deadline, item)
 
     def largest(self, item: Item) -> int:
         """How many items like this one go together at the measured pace; one before anything is known."""
@@ -228,25 +237,28 @@ class Batcher(Generic[Item, Result]):
         if self._workers:
             await asyncio.wait(self._workers)
 
-    def _check_in_time(self, queue: "deque[_Waiting[Item, Result]]", call: Call, item: Item | None) -> None:
+    def _check_in_time(self, queue: "deque[_Waiting[Item, Result]]", deadline: float, item: Item | None) -> None:
         """Refuse what would only wait in vain; never the first in the queue, or a wrong pace would never be mended."""
-        if call.deadline is None or not queue:
+        now = telemetry.now()
+        ahead = self._ahead(queue, item, now)
+        if not ahead:
             return
-        ahead = self._ahead(queue, item)
         work = sum((waiting.weight for waiting in ahead), 1.0 if item is None else self._weigh(item))
         most = len(ahead) + 1
         # As ``_fits`` cuts them if all may join: who is let in too easily waits until the deadline, and costs nothing.
         runs = min(most, max(most / self._max_batch, self._pace.seconds(work) / self._max_seconds))
-        seconds = self._runs.least(work, runs) / self._max_workers
-        if telemetry.now() + seconds > call.deadline:
+        running = sum(max(0.0, begin + self._runs.least(weight, 1) - now) for begin, weight in self._running)
+        if now + (running + self._runs.least(work, runs)) / self._max_workers > deadline:
             raise DeadlineExceeded(
-                f"{len(queue)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
+                f"{len(ahead)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
                 "or retry later"
             )
 
-    def _ahead(self, queue: "deque[_Waiting[Item, Result]]", item: Item | None) -> Sequence[_Waiting[Item, Result]]:
+    def _ahead(
+        self, queue: "deque[_Waiting[Item, Result]]", item: Item | None, now: float
+    ) -> Sequence[_Waiting[Item, Result]]:
         """What waits and will be run before such an item, or with it."""
-        ahead = [waiting for waiting in queue if not waiting.future.done()]
+        ahead = [waiting for waiting in queue if waiting.is_wanted(now)]
         if self._in_order or self._may_join is None or item is None:
             return ahead
         likes = [self._may_join([waiting.item], item) for waiting in ahead]
@@ -326,6 +338,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _run_batch(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         begin = telemetry.now()
+        running = begin, sum(waiting.weight for waiting in batch)
+        self._running.append(running)
         for waiting in batch:
             waiting.call.stages.leave(Stage.QUEUE, begin)
             waiting.call.stages.enter(self._stage, begin)
@@ -338,6 +352,7 @@ class Batcher(Generic[Item, Result]):
             results = [error] * len(batch)
         else:
             self.learn([waiting.item for waiting in batch], telemetry.now() - begin)
+        self._running.remove(running)
         end = telemetry.now()
         self._batch_items.observe(len(batch))
         self._batch_seconds.observe(end - begin)

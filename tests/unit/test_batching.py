@@ -314,8 +314,8 @@ async def test_what_cannot_be_in_time_is_refused_at_once(clock, runner):
     waiting = submit_all(batcher, ["c"], Call(deadline=clock.now + 5.0))  # the first in the queue: let it try
     await asyncio.sleep(0)
     with pytest.raises(DeadlineExceeded, match="1 wait for the test"):
-        await batcher.submit("d", Call(deadline=clock.now + 15.0))
-    waiting += submit_all(batcher, ["e"], Call(deadline=clock.now + 25.0)) + submit_all(batcher, ["f"], Call())
+        await batcher.submit("d", Call(deadline=clock.now + 25.0))  # "b", "c" and "d" take thirty seconds
+    waiting += submit_all(batcher, ["e"], Call(deadline=clock.now + 30.0)) + submit_all(batcher, ["f"], Call())
     await asyncio.sleep(0)
     with pytest.raises(DeadlineExceeded):  # what bulk waits for is not what others wait for
         await batcher.submit("g", Call(deadline=clock.now + 35.0))
@@ -323,6 +323,61 @@ async def test_what_cannot_be_in_time_is_refused_at_once(clock, runner):
     runner.free()
     await asyncio.gather(*running, *waiting)
     assert runner.batches == [["a"], ["b"], ["c"], ["e"], ["f"], ["h"]]
+
+
+async def test_what_is_dead_is_not_waited_for(clock, runner):
+    batcher = make(runner, max_batch=1, max_queue=100)
+    batcher.learn(["a"], 1.0)
+    running = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    gone = submit_all(batcher, range(20))
+    late = submit_all(batcher, "bcde", Call(deadline=clock.now + 30.0))
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.wait(gone)
+    clock.now += 30.0
+    waiting = submit_all(batcher, ["x"], Call(deadline=clock.now + 1.5))
+    await asyncio.sleep(0)
+    waiting += submit_all(batcher, ["y"], Call(deadline=clock.now + 2.0))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="2 wait for the test"):
+        await batcher.submit("z", Call(deadline=clock.now + 2.0))
+    runner.free()
+    assert await asyncio.gather(*running, *waiting) == ["ran a", "ran x", "ran y"]
+    assert all(isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*late, return_exceptions=True))
+
+
+async def test_how_long_a_run_goes_on_already_counts(clock, runner):
+    batcher = make(runner, max_batch=1)
+    batcher.learn(["a"], 10.0)
+    waiting = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting += submit_all(batcher, ["b"])
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded):
+        await batcher.submit("c", Call(deadline=clock.now + 29.0))
+    clock.now += 6.0
+    waiting += submit_all(batcher, ["d"], Call(deadline=clock.now + 24.0))
+    await asyncio.sleep(0)
+    runner.free()
+    await asyncio.gather(*waiting)
+
+
+async def test_few_are_not_taken_for_as_slow_as_many(clock, runner):
+    """When only runs of many are remembered, as after a rush."""
+    batcher = make(runner, max_batch=64, max_queue=100)
+    batcher.learn(range(64), 6.4)
+    waiting = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting += submit_all(batcher, ["b"])
+    await asyncio.sleep(0)
+    waiting += submit_all(batcher, ["c"], Call(deadline=clock.now + 0.5))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded):
+        await batcher.submit("d", Call(deadline=clock.now + 0.35))
+    runner.free()
+    assert await asyncio.gather(*waiting) == ["ran a", "ran b", "ran c"]
 
 
 async def test_a_wrong_estimate_mends_itself(clock, runner):
@@ -382,9 +437,9 @@ async def test_what_overtakes_does_not_wait_for_what_it_overtakes(clock, runner)
     await runner.busy.wait()
     waiting += submit_all(batcher, ["a", *["long" * 10] * 10])
     await asyncio.sleep(0)
-    waiting += submit_all(batcher, ["b"], Call(deadline=clock.now + 5.0))
+    waiting += submit_all(batcher, ["b"], Call(deadline=clock.now + 9.5))  # with what runs
     await asyncio.sleep(0)
-    with pytest.raises(DeadlineExceeded, match="12 wait for the test"):
+    with pytest.raises(DeadlineExceeded, match="11 wait for the test"):
         await batcher.submit("long" * 10, Call(deadline=clock.now + 400.0))
     runner.free()
     await asyncio.gather(*waiting)
