@@ -128,6 +128,10 @@ class SmallServer:
     waiting: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
+    def forget(self) -> None:
+        """Be as new, at the same address."""
+        vars(self).update(vars(SmallServer(self.address)))
+
     def asked(self, name: str) -> list[typing.Any]:
         """The requests of one method so far."""
         return [request for method, request, _ in self.calls if method == name]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from grpc import StatusCode
-from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Route, expect
 
 from chromium import chromium
 from clipseek import Client, NotFoundError, Term
@@ -77,16 +77,31 @@ def served(browser, server, tmp_path_factory) -> Iterator[PageProcess]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def context(browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Gives the browser session with those options: one for all tests, so that each loads the page's scripts once."""
+    opened: dict[str, BrowserContext] = {}
+
+    def call(**options: object) -> BrowserContext:
+        key = repr(sorted(options.items()))
+        if key not in opened:
+            opened[key] = browser.new_context(**options)
+            opened[key].set_default_timeout(TIMEOUT)
+        return opened[key]
+
+    yield call
+    for each in opened.values():
+        each.close()
+
+
 @pytest.fixture
-def visit(browser, served, collection, request) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a browser session of its own, in the test's collection."""
-    contexts, seen = [], list[str]()
+def visit(context, served, collection, request) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a new tab, in the test's collection."""
+    pages, seen = [], list[str]()
 
     def call(*, url: str = "", locale: str = "en-US", into: str = collection, **options: object) -> Page:
-        context = browser.new_context(locale=locale, **options)
-        context.set_default_timeout(TIMEOUT)
-        contexts.append(context)
-        page = context.new_page()
+        page = context(locale=locale, **options).new_page()
+        pages.append(page)
         record_events(page, seen)
         page.goto(url or served.url)
         expect(page.locator("#server .model")).to_be_visible(timeout=TIMEOUT)
@@ -97,8 +112,8 @@ def visit(browser, served, collection, request) -> Iterator[Callable[..., Page]]
     yield call
     # pytest shows it of tests that fail.
     request.node.add_report_section("teardown", "events of the page", "\n".join(seen))
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 def record_events(page: Page, into: list[str]) -> None:
@@ -931,18 +946,26 @@ def test_a_link_on_a_strangers_page_leads_to_the_page_alone(visit, credulous, el
     assert asked == []
 
 
-@pytest.fixture
-def small(browser, tmp_path) -> Iterator[tuple[SmallServer, str]]:
-    """A server whose answers can be held back, and the address of its page."""
+@pytest.fixture(scope="module")
+def small_page(browser, tmp_path_factory) -> Iterator[tuple[SmallServer, str]]:
+    """A small server, and the address of its page."""
     state = SmallServer()
     running = start(state)
-    with serving_page(state.address, tmp_path) as page:
+    with serving_page(state.address, tmp_path_factory.mktemp("small")) as page:
         yield state, page.url
-        state.gate.set()
     running.stop(None).wait()
 
 
-def test_files_cannot_be_chosen_while_others_are_stored(visit, small, pictures):
+@pytest.fixture
+def small(small_page) -> Iterator[tuple[SmallServer, str]]:
+    """A server whose answers can be held back, and the address of its page."""
+    state, url = small_page
+    yield state, url
+    state.gate.set()
+    state.forget()
+
+
+def test_files_cannot_be_chosen_while_others_are_stored(small, visit, pictures):
     server, url = small
     server.gated = frozenset({"BulkInsert.batch"})
     page = visit(url=url, into="")
@@ -958,7 +981,7 @@ def test_files_cannot_be_chosen_while_others_are_stored(visit, small, pictures):
     expect(page.locator("#files")).to_contain_text(ENGLISH.add_drop)
 
 
-def test_a_search_that_takes_long_is_said_to_be_on_its_way(visit, small):
+def test_a_search_that_takes_long_is_said_to_be_on_its_way(small, visit):
     server, url = small
     server.store(b"picture", "a")
     page = visit(url=url, into="")
@@ -972,7 +995,7 @@ def test_a_search_that_takes_long_is_said_to_be_on_its_way(visit, small):
     expect(cards(page).locator(".score")).to_have_count(1)
 
 
-def test_what_is_asked_meanwhile_is_answered_last(visit, small):
+def test_what_is_asked_meanwhile_is_answered_last(small, visit):
     server, url = small
     server.store(b"picture", "a")
     page = visit(url=url, into="")
@@ -1001,7 +1024,7 @@ def delete(page: Page, name: str) -> None:
 
 
 @pytest.fixture
-def three(visit, small) -> tuple[SmallServer, Page]:
+def three(small, visit) -> tuple[SmallServer, Page]:
     """A page that lists the pictures a, b and c of ``default``."""
     server, url = small
     for image_id in "abc":

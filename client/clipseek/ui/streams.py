@@ -43,24 +43,27 @@ class StreamsInOrder:
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        closing: asyncio.Event | None = None
 
         async def send_to_the_end(message: Message) -> None:
-            if _CLOSED not in message.get("body", b""):
-                await send(message)
-                return
-            closed = self._closing[session] = asyncio.Event()
-            try:
-                await send(message)
+            nonlocal closing
+            if _CLOSED in message.get("body", b""):
+                closing = self._closing[session] = asyncio.Event()
+            elif closing and not message.get("more_body"):
+                # All is said. The browser breaks the connection off when it has read it.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_PATIENCE):
                         while (await receive())["type"] != "http.disconnect":
                             pass
-            finally:
-                closed.set()
-                if self._closing.get(session) is closed:
-                    del self._closing[session]
+            await send(message)
 
-        await self._app(scope, receive, send_to_the_end)
+        try:
+            await self._app(scope, receive, send_to_the_end)
+        finally:
+            if closing:
+                closing.set()
+                if self._closing.get(session) is closing:
+                    del self._closing[session]
 
     async def _event(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
