@@ -156,7 +156,7 @@ class BulkSummary:
     Attributes:
         created: How many were stored under a new id.
         updated: How many took the place of what was stored.
-        unchanged: How many were stored before.
+        unchanged: How many were stored before; with ``keep`` also those whose id another picture has.
         failed: How many are not stored.
         failures: The first ten of those; each has its ``error``.
     """

@@ -6,14 +6,26 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from grpc import StatusCode
 
 from clipseek import requests, responses
-from clipseek._async.concurrency import AnyIterable, Queue, Semaphore, call_off, in_thread, iterate, sleep, spawn, take
+from clipseek._async.concurrency import (
+    AnyIterable,
+    Callback,
+    Queue,
+    Semaphore,
+    call_off,
+    in_thread,
+    iterate,
+    sleep,
+    spawn,
+    take,
+    tell,
+)
 from clipseek._async.images import AsyncImages
 from clipseek.backoff import Backoff
 from clipseek.batches import Batcher
@@ -59,7 +71,7 @@ class AsyncBulk(AsyncImages):
         self,
         items: AnyIterable[InsertItem | Picture],
         *,
-        on_result: Callable[[BulkResult], object] | None = None,
+        on_result: Callback[BulkResult] | None = None,
         collection: str = "",
         on_exists: OnExists = "replace",
         patience: float = 60.0,
@@ -74,7 +86,8 @@ class AsyncBulk(AsyncImages):
         Args:
             items: As in ``insert_stream``, like all that is not named here.
             on_result: Called with what became of each picture, in any order, by the caller's own thread or task:
-                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import.
+                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import. An
+                ``AsyncClient`` also takes an ``async`` function.
             collection: Where to; empty means ``default``.
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
             patience: Seconds to go on trying after a break, and to wait for a result.
@@ -87,7 +100,8 @@ class AsyncBulk(AsyncImages):
             ...     print(summary.created, "new,", summary.failed, "failed")
 
         Raises:
-            StalledError: No result came for ``patience`` seconds.
+            ClipseekError: As ``insert_stream``. What was stored until then stays, and only ``on_result`` knows of it;
+                the same items may be given again.
             TypeError: The items are one path, or the bytes of one picture.
         """
         outcomes: Counter[str] = Counter()
@@ -106,7 +120,7 @@ class AsyncBulk(AsyncImages):
                 if result.error and len(failures) < KEPT_FAILURES:
                     failures.append(result)
                 if on_result is not None:
-                    on_result(result)
+                    await tell(on_result, result)
         return BulkSummary(
             created=outcomes["created"],
             updated=outcomes["updated"],
@@ -160,6 +174,7 @@ class AsyncBulk(AsyncImages):
 
         Raises:
             StalledError: No result came for ``patience`` seconds.
+            UnavailableError: The server was away for so long; other errors that end a call end this too.
             TypeError: The items are one path, or the bytes of one picture.
         """
         requests.check_many(items, "items")

@@ -8,11 +8,25 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from contextlib import suppress
 from typing import Generic, ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Home", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
+__all__ = [
+    "AnyIterable",
+    "Callback",
+    "Home",
+    "Queue",
+    "Semaphore",
+    "call_off",
+    "in_thread",
+    "iterate",
+    "sleep",
+    "spawn",
+    "take",
+    "tell",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
+Callback: TypeAlias = Callable[[T], Awaitable[None] | None]
 
 
 class Home:
@@ -92,6 +106,13 @@ class _Reader(Generic[T]):
                 found = error
             with suppress(RuntimeError):  # the loop is closed: nobody waits for it
                 self._loop.call_soon_threadsafe(self._found.put_nowait, found)
+
+
+async def tell(callback: Callback[T], news: T) -> None:
+    """Call an ordinary function, or one that is awaited."""
+    answer = callback(news)
+    if answer is not None:
+        await answer
 
 
 async def take(queue: Queue[T], seconds: float) -> T:

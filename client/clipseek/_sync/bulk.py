@@ -8,14 +8,26 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 from grpc import StatusCode
 
 from clipseek import requests, responses
-from clipseek._sync.concurrency import AnyIterable, Queue, Semaphore, call_off, in_thread, iterate, sleep, spawn, take
+from clipseek._sync.concurrency import (
+    AnyIterable,
+    Callback,
+    Queue,
+    Semaphore,
+    call_off,
+    in_thread,
+    iterate,
+    sleep,
+    spawn,
+    take,
+    tell,
+)
 from clipseek._sync.images import Images
 from clipseek.backoff import Backoff
 from clipseek.batches import Batcher
@@ -61,7 +73,7 @@ class Bulk(Images):
         self,
         items: AnyIterable[InsertItem | Picture],
         *,
-        on_result: Callable[[BulkResult], object] | None = None,
+        on_result: Callback[BulkResult] | None = None,
         collection: str = "",
         on_exists: OnExists = "replace",
         patience: float = 60.0,
@@ -76,7 +88,8 @@ class Bulk(Images):
         Args:
             items: As in ``insert_stream``, like all that is not named here.
             on_result: Called with what became of each picture, in any order, by the caller's own thread or task:
-                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import.
+                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import. An
+                ``Client`` also takes an ``async`` function.
             collection: Where to; empty means ``default``.
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
             patience: Seconds to go on trying after a break, and to wait for a result.
@@ -89,7 +102,8 @@ class Bulk(Images):
             ...     print(summary.created, "new,", summary.failed, "failed")
 
         Raises:
-            StalledError: No result came for ``patience`` seconds.
+            ClipseekError: As ``insert_stream``. What was stored until then stays, and only ``on_result`` knows of it;
+                the same items may be given again.
             TypeError: The items are one path, or the bytes of one picture.
         """
         outcomes: Counter[str] = Counter()
@@ -108,7 +122,7 @@ class Bulk(Images):
                 if result.error and len(failures) < KEPT_FAILURES:
                     failures.append(result)
                 if on_result is not None:
-                    on_result(result)
+                    tell(on_result, result)
         return BulkSummary(
             created=outcomes["created"],
             updated=outcomes["updated"],
@@ -162,6 +176,7 @@ class Bulk(Images):
 
         Raises:
             StalledError: No result came for ``patience`` seconds.
+            UnavailableError: The server was away for so long; other errors that end a call end this too.
             TypeError: The items are one path, or the bytes of one picture.
         """
         requests.check_many(items, "items")

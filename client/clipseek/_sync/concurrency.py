@@ -8,11 +8,25 @@ from threading import Semaphore
 from time import sleep
 from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["AnyIterable", "Home", "Queue", "Semaphore", "call_off", "in_thread", "iterate", "sleep", "spawn", "take"]
+__all__ = [
+    "AnyIterable",
+    "Callback",
+    "Home",
+    "Queue",
+    "Semaphore",
+    "call_off",
+    "in_thread",
+    "iterate",
+    "sleep",
+    "spawn",
+    "take",
+    "tell",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T]
+Callback: TypeAlias = Callable[[T], None]
 
 
 class Home:
@@ -35,6 +49,11 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def iterate(items: AnyIterable[T]) -> Iterator[T]:
     """The items."""
     return iter(items)
+
+
+def tell(callback: Callback[T], news: T) -> None:
+    """Call it."""
+    callback(news)
 
 
 def take(queue: Queue[T], seconds: float) -> T:

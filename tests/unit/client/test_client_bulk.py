@@ -578,6 +578,13 @@ async def test_an_asynchronous_source(server: SmallServer) -> None:
         summary = await client.insert_many(source(), on_result=lambda result: told.append(result.index))
         assert (summary.created, sorted(told)) == (20, list(range(20)))
 
+        async def note(result: BulkResult) -> None:
+            await asyncio.sleep(0)
+            told.append(result.index)
+
+        await client.insert_many(source(), on_result=note)
+        assert sorted(told) == sorted([*range(20), *range(20)])
+
 
 async def test_closing_the_client_ends_a_stream_that_waits(server: SmallServer) -> None:
     server.gated = frozenset({"BulkInsert"})
