@@ -205,13 +205,14 @@ def _mixed(results: Results) -> Iterable[str]:
 
 
 def _sizes(results: Results) -> Iterable[str]:
-    yield from _head(["pictures stored", *_SIZE_TITLES, "memory, MB", "start, s"])
+    yield from _head(["pictures stored", *_SIZE_TITLES, "memory at start, MB", "memory, MB", "start, s"])
     for precision, sizes in results["scale"]["sizes"].items():
         for rows, size in sizes.items():
             yield _row(
                 [
                     f"{int(rows):,}, {precision}",
                     *_of_one_size(size),
+                    f"{size['rss_mb_at_start']:.0f}",
                     f"{size['rss_mb']:.0f}",
                     _number(size["start_seconds"]),
                 ]
