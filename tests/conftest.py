@@ -27,6 +27,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONGEST = "milvus", "ui", "test_benchmarks_run", "starter", "test_demo"
+"""Groups of tests."""
+
+
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist takes down the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several processes run the tests: those of a module, or of a group that says so, share one and its fixtures."""
@@ -38,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     # The longest first, or the other processes would wait for it in the end.
-    items.sort(key=lambda item: group(item) != "milvus")
+    items.sort(key=lambda item: _LONGEST.index(group(item)) if group(item) in _LONGEST else len(_LONGEST))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
