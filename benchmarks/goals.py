@@ -126,7 +126,9 @@ def _resident(results: dict[str, Any]) -> Iterator[Goal]:
 def _others(found: _Numbers) -> Iterator[Goal]:
     for precision in ("fp32", "int8"):
         ratio = found.at("mixed", precision, "p99_ratio")
-        of = f", of {searches:,.0f} searches" if (searches := found.at("mixed", precision, "searches")) else ""
+        searches, turns = (found.at("mixed", precision, name) for name in ("searches", "turns"))
+        of = f", of {searches:,.0f} searches" if searches else ""
+        of += f" in {turns:.0f} turns" if turns else ""
         yield _at_most(f"text search, {precision}: p99 during a bulk import ÷ on an idle server{of}", 4, "x", ratio)
     growth = found.ratio(("memory", "last_quarter_mb"), ("memory", "second_quarter_mb"))
     long = f" for {seconds:.0f} s" if (seconds := found.at("memory", "seconds")) else ""
