@@ -238,7 +238,7 @@ def test_sweeps_beside_each_other_take_only_what_nothing_names(
         """New pictures, replaced and deleted ones; returns what is left."""
         left = {}
         for number in itertools.count():
-            if stop.is_set():
+            if stop.wait(0.1):  # no more than the sweeps need beside them
                 return left
             image_id = f"{name}{number % 20:02}"
             left[image_id] = picture(number)
