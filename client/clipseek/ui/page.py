@@ -242,7 +242,7 @@ def build(actions: Actions, collection: str) -> gr.Blocks:
             search_if_reached, [reached, *asked], found, **private
         )
         gr.on([sentence.submit, where.submit, go.click], question(search), asked, found, **latest)
-        # Not through the queue: what is asked of it at once, as here, is a second stream of answers at once.
+        # Not through the queue: of two events that are asked of it at once, as here, Gradio has lost answers.
         name.change(describe, [name], [header], queue=False, **latest)
         name.input(other_collection, [shown, *asked], [picture, slot, *found], **latest)
         slot.attach(question(attach), asked, [picture, slot, *found], **each)

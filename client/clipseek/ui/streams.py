@@ -10,7 +10,7 @@ import json
 from contextlib import suppress
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _CLOSED = b'"msg":"close_stream"'
@@ -66,7 +66,10 @@ class StreamsInOrder:
                     del self._closing[session]
 
     async def _event(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await Request(scope, receive).body()
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return  # nobody is there to be answered
         unread: list[Message] = [{"type": "http.request", "body": body}]
         session = _session(body)
 

@@ -99,6 +99,17 @@ async def test_what_is_no_event_is_the_queues_affair(body: bytes) -> None:
     assert await Browser(StreamsInOrder(queue)).ask(JOIN, body=body) == body
 
 
+async def test_a_browser_that_goes_in_the_middle_of_an_event_gets_nothing() -> None:
+    async def go() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def never(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": JOIN, "query_string": b"", "headers": []}
+    await StreamsInOrder(queue)(scope, go, never)
+
+
 async def test_a_stream_without_a_session_is_the_queues_affair() -> None:
     browser = Browser(StreamsInOrder(queue))
     browser.gone.set()
