@@ -157,8 +157,8 @@ class BulkSummary:
         created: How many were stored under a new id.
         updated: How many took the place of what was stored.
         unchanged: How many were stored before; with ``keep`` also those whose id another picture has.
-        failed: How many are not stored.
-        failures: The first ten of those; each has its ``error``.
+        failed: How many have an ``error``.
+        failures: The first ten of those.
     """
 
     created: int = 0

@@ -1,6 +1,7 @@
 """What the asynchronous client does where the synchronous one uses threads. ``_sync/concurrency.py`` is its twin."""
 
 import asyncio
+import inspect
 import os
 import threading
 from asyncio import Queue, Semaphore, sleep
@@ -26,7 +27,7 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
-Callback: TypeAlias = Callable[[T], Awaitable[None] | None]
+Callback: TypeAlias = Callable[[T], object]
 
 
 class Home:
@@ -111,7 +112,7 @@ class _Reader(Generic[T]):
 async def tell(callback: Callback[T], news: T) -> None:
     """Call an ordinary function, or one that is awaited."""
     answer = callback(news)
-    if answer is not None:
+    if inspect.isawaitable(answer):
         await answer
 
 

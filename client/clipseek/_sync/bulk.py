@@ -88,8 +88,8 @@ class Bulk(Images):
         Args:
             items: As in ``insert_stream``, like all that is not named here.
             on_result: Called with what became of each picture, in any order, by the caller's own thread or task:
-                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import. An
-                ``Client`` also takes an ``async`` function.
+                progress, or a list of what failed. The stream rests while it runs. What it raises ends the import.
+                Where the client is asynchronous it may be an ``async`` function.
             collection: Where to; empty means ``default``.
             on_exists: When an id is taken: ``replace``, ``keep`` what is stored, or ``fail``.
             patience: Seconds to go on trying after a break, and to wait for a result.

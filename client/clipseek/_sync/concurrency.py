@@ -26,7 +26,7 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T]
-Callback: TypeAlias = Callable[[T], None]
+Callback: TypeAlias = Callable[[T], object]
 
 
 class Home:

@@ -12,11 +12,11 @@ from clipseek import Client, ClipseekError, NotFoundError
 from clipseek.ui.actions import Actions
 from clipseek.ui.guards import KnownHost, NothingFetched, OwnOrigin, ProtectiveHeaders, forbid_fetching
 from clipseek.ui.page import build
-from clipseek.ui.streams import StreamsInOrder
 from clipseek.ui.theme import theme
 from clipseek.ui.words import LANGUAGES, preferred
 
 _STYLE = Path(__file__).with_name("style.css")
+_EVENTS = Path(__file__).with_name("events.js")
 
 # Gradio writes the browser's language there, which may be one that the page does not speak. Its own words, for which it
 # takes that language, are nowhere on the page.
@@ -39,7 +39,6 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
     """
     app = FastAPI(title="clipseek", docs_url=None, redoc_url=None, openapi_url=None)
     forbid_fetching()
-    app.add_middleware(StreamsInOrder)
     app.add_middleware(NothingFetched)
     # What a stranger's page asks for in a browser must not be done for whoever sits there. Gradio would answer it.
     app.add_middleware(OwnOrigin, hosts=hosts, pages=["/", *(f"/{words.language}/" for words in LANGUAGES)])
@@ -67,7 +66,7 @@ def make_app(client: Client, folder: Path, hosts: Sequence[str], collection: str
             path=path,
             theme=theme(),
             css_paths=_STYLE,
-            head=f"<script>{_LANGUAGE % words.language}</script>",
+            head=f"<script>{_LANGUAGE % words.language}</script><script>{_EVENTS.read_text(encoding='utf-8')}</script>",
             footer_links=[],
             run_history=False,
             show_error=False,

@@ -584,6 +584,7 @@ async def test_an_asynchronous_source(server: SmallServer) -> None:
 
         await client.insert_many(source(), on_result=note)
         assert sorted(told) == sorted([*range(20), *range(20)])
+        assert (await client.insert_many(source(), on_result=lambda _: True)).failed == 0
 
 
 async def test_closing_the_client_ends_a_stream_that_waits(server: SmallServer) -> None:
