@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from clipseek_server import metrics, telemetry
-from clipseek_server.errors import ClipseekError, DeadlineExceeded, NotServing, Overloaded
+from clipseek_server.errors import DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
 
 Item = TypeVar("Item")
@@ -36,9 +36,14 @@ class _Waiting(Generic[Item, Result]):
     weight: float
     since: float
 
-    def is_wanted(self, now: float) -> bool:
-        """Whether somebody waits for it, and may get it in time."""
-        return not self.future.done() and (self.call.deadline is None or now < self.call.deadline)
+    @property
+    def deadline(self) -> float:
+        """When it must be done."""
+        return math.inf if self.call.deadline is None else self.call.deadline
+
+    def is_wanted(self, done: float) -> bool:
+        """Whether somebody waits for it, and gets it in time if it is done then."""
+        return not self.future.done() and done < self.deadline
 
 
 class _Pace:
@@ -100,11 +105,12 @@ class _Runs:
             return 0.0
         runs = math.ceil(runs)
         small, large = self._sizes[min(self._sizes)], self._sizes[max(self._sizes)]
-        # A larger one takes no less; it was measured when the machine was faster.
-        seconds = max(small.seconds, large.seconds)
+        least, seconds = small.seconds, large.seconds
+        if least > seconds:  # a larger one takes no less: the later of the two says how fast the machine is
+            least = seconds = (small if small.last > large.last else large).seconds
         most = seconds / large.work
         if more := large.work - small.work:
-            each = min((seconds - small.seconds) / more, most)
+            each = min((seconds - least) / more, most)
         else:
             each = most if work < runs * large.work else 0.0
         return runs * (seconds - each * large.work) + each * work
@@ -247,8 +253,9 @@ class Batcher(Generic[Item, Result]):
         most = len(ahead) + 1
         # As ``_fits`` cuts them if all may join: who is let in too easily waits until the deadline, and costs nothing.
         runs = min(most, max(most / self._max_batch, self._pace.seconds(work) / self._max_seconds))
-        running = sum(max(0.0, begin + self._runs.least(weight, 1) - now) for begin, weight in self._running)
-        if now + (running + self._runs.least(work, runs)) / self._max_workers > deadline:
+        left = [max(0.0, begin + self._runs.least(weight, 1) - now) for begin, weight in self._running]
+        free = min(left) if len(left) >= self._max_workers else 0.0
+        if now + free + self._runs.least(work, runs) / self._max_workers > deadline:
             raise DeadlineExceeded(
                 f"{len(ahead)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
                 "or retry later"
@@ -267,21 +274,21 @@ class Batcher(Generic[Item, Result]):
         return [waiting for at, waiting in enumerate(ahead) if at < first or likes[at]]
 
     def _drop_dead(self) -> None:
-        alive = [waiting for waiting in self._interactive if self._stays(waiting)]
+        now = telemetry.now()
+        alive = [waiting for waiting in self._interactive if self._stays(waiting, now)]
         self._length.dec(len(self._interactive) - len(alive))
         self._interactive.clear()
         self._interactive.extend(alive)
 
     @staticmethod
-    def _stays(waiting: _Waiting[Item, Result]) -> bool:
-        """Whether an item is still wanted and in time; one that is not leaves the queue."""
+    def _stays(waiting: _Waiting[Item, Result], done: float) -> bool:
+        """Whether an item is still wanted, and in time if it is done then; one that is not leaves the queue."""
+        if waiting.is_wanted(done):
+            return True
         if not waiting.future.done():
-            try:
-                waiting.call.check_deadline()
-            except ClipseekError as error:
-                waiting.future.set_exception(error)
-            else:
-                return True
+            waiting.future.set_exception(
+                DeadlineExceeded("the deadline passes before the work is done; allow more time")
+            )
         waiting.call.stages.leave(Stage.QUEUE, telemetry.now())
         return False
 
@@ -299,27 +306,33 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         items: list[Item] = []
         passed_over: list[_Waiting[Item, Result]] = []
-        weight, length = 0.0, len(queue)
+        weight, end, length, now = 0.0, math.inf, len(queue), telemetry.now()
         while queue and len(batch) < self._max_batch:
             waiting = queue.popleft()
-            if not self._stays(waiting):
+            # The last one is run whether or not it will be in time, or a wrong estimate would never be mended.
+            at_best = self._runs.least(waiting.weight, 1) if batch or queue or passed_over else 0.0
+            if not self._stays(waiting, now + at_best):
                 continue
-            if batch and not self._fits(items, weight, waiting):
+            earliest = min(end, waiting.deadline)
+            joined = weight + waiting.weight
+            # One that comes along must make none late, itself included.
+            if batch and not (self._fits(items, joined, waiting) and now + self._runs.least(joined, 1) <= earliest):
                 passed_over.append(waiting)
                 if self._in_order:
                     break
                 continue
             batch.append(waiting)
             items.append(waiting.item)
-            weight += waiting.weight
+            weight, end = joined, earliest
         queue.extendleft(reversed(passed_over))
         self._length.dec(length - len(queue))
         return batch
 
     def _fits(self, items: Sequence[Item], weight: float, waiting: _Waiting[Item, Result]) -> bool:
+        """Whether one may be in a batch that would have that weight with it."""
         if self._may_join is not None and not self._may_join(items, waiting.item):
             return False
-        return self._pace.seconds(weight + waiting.weight) <= self._max_seconds
+        return self._pace.seconds(weight) <= self._max_seconds
 
     async def _fill_up(self) -> None:
         oldest = min(queue[0].since for queue in (self._interactive, self._bulk) if queue)

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+import virtual_time
 from clipseek_server import telemetry
 from clipseek_server.batching import BULK_TURN, Batcher
 from clipseek_server.errors import DeadlineExceeded, NotServing, Overloaded
@@ -331,18 +332,18 @@ async def test_what_is_dead_is_not_waited_for(clock, runner):
     running = submit_all(batcher, ["a"])
     await runner.busy.wait()
     gone = submit_all(batcher, range(20))
-    late = submit_all(batcher, "bcde", Call(deadline=clock.now + 30.0))
+    late = submit_all(batcher, "bcde", Call(deadline=clock.now + 0.9))
     await asyncio.sleep(0)
     for task in gone:
         task.cancel()
     await asyncio.wait(gone)
-    clock.now += 30.0
+    clock.now += 0.9
     waiting = submit_all(batcher, ["x"], Call(deadline=clock.now + 1.5))
     await asyncio.sleep(0)
-    waiting += submit_all(batcher, ["y"], Call(deadline=clock.now + 2.0))
+    waiting += submit_all(batcher, ["y"], Call(deadline=clock.now + 2.2))
     await asyncio.sleep(0)
     with pytest.raises(DeadlineExceeded, match="2 wait for the test"):
-        await batcher.submit("z", Call(deadline=clock.now + 2.0))
+        await batcher.submit("z", Call(deadline=clock.now + 2.2))
     runner.free()
     assert await asyncio.gather(*running, *waiting) == ["ran a", "ran x", "ran y"]
     assert all(isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*late, return_exceptions=True))
@@ -378,6 +379,56 @@ async def test_few_are_not_taken_for_as_slow_as_many(clock, runner):
         await batcher.submit("d", Call(deadline=clock.now + 0.35))
     runner.free()
     assert await asyncio.gather(*waiting) == ["ran a", "ran b", "ran c"]
+
+
+async def test_a_run_of_another_worker_keeps_nobody_waiting_while_one_is_free(clock, runner):
+    batcher = make(runner, max_batch=1, workers=2)
+    batcher.learn(["a"], 10.0)
+    waiting = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting += submit_all(batcher, ["b", "c"], Call(deadline=clock.now + 11.0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded):
+        async with asyncio.timeout(10):
+            await batcher.submit("d", Call(deadline=clock.now + 19.0))
+    runner.free()
+    assert await asyncio.gather(*waiting) == ["ran a", "ran b", "ran c"]
+
+
+@pytest.mark.parametrize(("load", "seconds"), [(1.2, 1.0), (2.0, 1.0), (2.0, 2.0)])
+def test_under_overload_most_of_what_is_run_is_in_time(monkeypatch, load, seconds):
+    """Open loop, one timeout for all: what came later must not make those late that it joins."""
+    monkeypatch.setattr(telemetry, "now", lambda: asyncio.get_running_loop().time())
+    ran = 0
+
+    async def run(items):
+        nonlocal ran
+        ran += len(items)
+        await asyncio.sleep(0.006 + 0.0148 * len(items))
+        return items
+
+    async def call(batcher, item) -> bool:
+        try:
+            async with asyncio.timeout(seconds):  # gRPC cancels it then
+                await batcher.submit(item, Call(deadline=telemetry.now() + seconds))
+        except (DeadlineExceeded, TimeoutError):
+            return False
+        return True
+
+    async def overload() -> int:
+        batcher = make(run, max_batch=32, max_queue=1000, in_order=False, max_seconds=0.2)
+        for count in (1, 8):
+            batcher.learn([0.0] * count, 0.006 + 0.0148 * count)
+        calls = []
+        for item in range(round(load * 65 * 20)):
+            calls.append(asyncio.create_task(call(batcher, item)))
+            await asyncio.sleep(1 / (load * 65))
+        return sum(await asyncio.gather(*calls))
+
+    in_time = virtual_time.run(overload())
+    assert in_time > 0.9 * ran
+    assert in_time > 40 * 20  # of 65 a second that could be done
 
 
 async def test_a_wrong_estimate_mends_itself(clock, runner):
@@ -459,6 +510,20 @@ async def test_what_small_runs_take_by_now_counts_for_larger_ones_too(clock, run
         await batcher.submit("c", Call(deadline=clock.now + 5.0))
     runner.free()
     await asyncio.gather(*waiting)
+
+
+async def test_a_small_run_that_stalled_is_no_measure_of_later_ones(clock, runner):
+    batcher = make(runner, max_batch=16)
+    batcher.learn([0.0], 100.0)
+    batcher.learn([0.0] * 16, 0.2)
+    waiting = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting += submit_all(batcher, ["b"])
+    await asyncio.sleep(0)
+    waiting += submit_all(batcher, ["c"], Call(deadline=clock.now + 1.0))
+    await asyncio.sleep(0)
+    runner.free()
+    assert await asyncio.gather(*waiting) == ["ran a", "ran b", "ran c"]
 
 
 async def test_a_size_that_was_slow_once_is_forgotten(clock):
@@ -689,3 +754,5 @@ async def test_nothing_is_kept_after_many_items():
         await asyncio.gather(*submit_all(batcher, [b""] * 1000))
     gc.collect()
     assert len(gc.get_objects()) - before < 1000
+    assert batcher._running == []
+    assert len(batcher._runs._sizes) <= 7
