@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from grpc import StatusCode
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Route, expect
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Locator, Page, Request, Route, expect
 
 from chromium import chromium
 from clipseek import Client, NotFoundError, Term
@@ -1142,6 +1142,20 @@ def test_what_is_clicked_while_a_stream_of_answers_closes_is_answered(three):
     )
     search(page, "a cat")
     press(page, ENGLISH.show, "a")
+    expect(page.get_by_role("dialog")).to_be_visible(timeout=TIMEOUT)
+
+
+def test_what_is_clicked_while_a_stream_of_answers_arrives_late_is_answered(three):
+    """As through a proxy that hands on an answer when it is whole."""
+    _, page = three
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/queue/data*", lambda route: held.append((route, route.fetch())), times=1)
+    page.locator("#search").click()
+    until(page, lambda: held)
+    with page.expect_response("**/queue/join*"):
+        press(page, ENGLISH.show, "a")
+    route, answer = held[0]
+    route.fulfill(response=answer)
     expect(page.get_by_role("dialog")).to_be_visible(timeout=TIMEOUT)
 
 

@@ -1,5 +1,6 @@
 """What the synchronous client does where the asynchronous one uses its loop: the twin of ``_async/concurrency.py``."""
 
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -52,7 +53,9 @@ def iterate(items: AnyIterable[T]) -> Iterator[T]:
 
 
 def tell(callback: Callback[T], news: T) -> None:
-    """Call it."""
+    """Call it; an ``async`` function would only seem to be called."""
+    if inspect.iscoroutinefunction(callback):
+        raise TypeError("a synchronous client calls no async function; use an AsyncClient, or an ordinary function")
     callback(news)
 
 

@@ -75,6 +75,14 @@ def test_a_callback_may_end_an_import(client: Any, server: SmallServer) -> None:
     assert server.cancelled.wait(10)
 
 
+def test_an_async_callback_of_a_synchronous_client_is_refused(server: SmallServer) -> None:
+    async def note(_: BulkResult) -> None:
+        raise AssertionError
+
+    with Client(server.address) as client, pytest.raises(TypeError, match="AsyncClient"):
+        client.insert_many([b"picture"], on_result=note)
+
+
 def test_one_bad_picture_fails_alone(client: Any, server: SmallServer, tmp_path: Path) -> None:
     good = tmp_path / "good.bin"
     good.write_bytes(b"good")
