@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from clipseek_server import metrics, telemetry
-from clipseek_server.errors import DeadlineExceeded, NotServing, Overloaded
+from clipseek_server.errors import ClipseekError, DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
 
 Item = TypeVar("Item")
@@ -36,14 +36,9 @@ class _Waiting(Generic[Item, Result]):
     weight: float
     since: float
 
-    @property
-    def deadline(self) -> float:
-        """When it must be done."""
-        return math.inf if self.call.deadline is None else self.call.deadline
-
-    def is_wanted(self, done: float) -> bool:
-        """Whether somebody waits for it, and gets it in time if it is done then."""
-        return not self.future.done() and done < self.deadline
+    def is_wanted(self, now: float) -> bool:
+        """Whether somebody waits for it, and may get it in time."""
+        return not self.future.done() and (self.call.deadline is None or now < self.call.deadline)
 
 
 class _Pace:
@@ -247,7 +242,8 @@ class Batcher(Generic[Item, Result]):
         """Refuse what would only wait in vain; never the first in the queue, or a wrong pace would never be mended."""
         now = telemetry.now()
         ahead = self._ahead(queue, item, now)
-        if not ahead:
+        # While a batch fills up nothing is learned, and who is refused may take those along that his call sent before.
+        if not ahead or (self._delay and not self._running):
             return
         work = sum((waiting.weight for waiting in ahead), 1.0 if item is None else self._weigh(item))
         most = len(ahead) + 1
@@ -274,21 +270,21 @@ class Batcher(Generic[Item, Result]):
         return [waiting for at, waiting in enumerate(ahead) if at < first or likes[at]]
 
     def _drop_dead(self) -> None:
-        now = telemetry.now()
-        alive = [waiting for waiting in self._interactive if self._stays(waiting, now)]
+        alive = [waiting for waiting in self._interactive if self._stays(waiting)]
         self._length.dec(len(self._interactive) - len(alive))
         self._interactive.clear()
         self._interactive.extend(alive)
 
     @staticmethod
-    def _stays(waiting: _Waiting[Item, Result], done: float) -> bool:
-        """Whether an item is still wanted, and in time if it is done then; one that is not leaves the queue."""
-        if waiting.is_wanted(done):
-            return True
+    def _stays(waiting: _Waiting[Item, Result]) -> bool:
+        """Whether an item is still wanted and in time; one that is not leaves the queue."""
         if not waiting.future.done():
-            waiting.future.set_exception(
-                DeadlineExceeded("the deadline passes before the work is done; allow more time")
-            )
+            try:
+                waiting.call.check_deadline()
+            except ClipseekError as error:
+                waiting.future.set_exception(error)
+            else:
+                return True
         waiting.call.stages.leave(Stage.QUEUE, telemetry.now())
         return False
 
@@ -306,33 +302,27 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         items: list[Item] = []
         passed_over: list[_Waiting[Item, Result]] = []
-        weight, end, length, now = 0.0, math.inf, len(queue), telemetry.now()
+        weight, length = 0.0, len(queue)
         while queue and len(batch) < self._max_batch:
             waiting = queue.popleft()
-            # The last one is run whether or not it will be in time, or a wrong estimate would never be mended.
-            at_best = self._runs.least(waiting.weight, 1) if batch or queue or passed_over else 0.0
-            if not self._stays(waiting, now + at_best):
+            if not self._stays(waiting):
                 continue
-            earliest = min(end, waiting.deadline)
-            joined = weight + waiting.weight
-            # One that comes along must make none late, itself included.
-            if batch and not (self._fits(items, joined, waiting) and now + self._runs.least(joined, 1) <= earliest):
+            if batch and not self._fits(items, weight, waiting):
                 passed_over.append(waiting)
                 if self._in_order:
                     break
                 continue
             batch.append(waiting)
             items.append(waiting.item)
-            weight, end = joined, earliest
+            weight += waiting.weight
         queue.extendleft(reversed(passed_over))
         self._length.dec(length - len(queue))
         return batch
 
     def _fits(self, items: Sequence[Item], weight: float, waiting: _Waiting[Item, Result]) -> bool:
-        """Whether one may be in a batch that would have that weight with it."""
         if self._may_join is not None and not self._may_join(items, waiting.item):
             return False
-        return self._pace.seconds(weight) <= self._max_seconds
+        return self._pace.seconds(weight + waiting.weight) <= self._max_seconds
 
     async def _fill_up(self) -> None:
         oldest = min(queue[0].since for queue in (self._interactive, self._bulk) if queue)
