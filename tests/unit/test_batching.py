@@ -50,6 +50,15 @@ def submit_all(batcher, items, call=None) -> list[asyncio.Task[str]]:
     return [asyncio.create_task(batcher.submit(item, call or Call())) for item in items]
 
 
+async def one_runs_and_one_waits(batcher, runner) -> list[asyncio.Task[str]]:
+    """Of "a" and "b"; the latter is the first in the queue."""
+    running = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting = submit_all(batcher, ["b"])
+    await asyncio.sleep(0)
+    return running + waiting
+
+
 async def test_what_waits_becomes_one_batch_in_order(runner):
     batcher = make(runner)
     first = submit_all(batcher, ["a"])
@@ -352,10 +361,7 @@ async def test_what_is_dead_is_not_waited_for(clock, runner):
 async def test_how_long_a_run_goes_on_already_counts(clock, runner):
     batcher = make(runner, max_batch=1)
     batcher.learn(["a"], 10.0)
-    waiting = submit_all(batcher, ["a"])
-    await runner.busy.wait()
-    waiting += submit_all(batcher, ["b"])
-    await asyncio.sleep(0)
+    waiting = await one_runs_and_one_waits(batcher, runner)
     with pytest.raises(DeadlineExceeded):
         await batcher.submit("c", Call(deadline=clock.now + 29.0))
     clock.now += 6.0
@@ -369,10 +375,7 @@ async def test_few_are_not_taken_for_as_slow_as_many(clock, runner):
     """When only runs of many are remembered, as after a rush."""
     batcher = make(runner, max_batch=64, max_queue=100)
     batcher.learn(range(64), 6.4)
-    waiting = submit_all(batcher, ["a"])
-    await runner.busy.wait()
-    waiting += submit_all(batcher, ["b"])
-    await asyncio.sleep(0)
+    waiting = await one_runs_and_one_waits(batcher, runner)
     waiting += submit_all(batcher, ["c"], Call(deadline=clock.now + 0.5))
     await asyncio.sleep(0)
     with pytest.raises(DeadlineExceeded):
@@ -494,10 +497,7 @@ async def test_what_small_runs_take_by_now_counts_for_larger_ones_too(clock, run
     batcher.learn([0.0] * 16, 0.2)
     for _ in range(20):
         batcher.learn([0.0], 10.0)  # the machine has become slower since
-    waiting = submit_all(batcher, ["a"])
-    await runner.busy.wait()
-    waiting += submit_all(batcher, ["b"])
-    await asyncio.sleep(0)
+    waiting = await one_runs_and_one_waits(batcher, runner)
     with pytest.raises(DeadlineExceeded, match="1 wait for the test"):
         await batcher.submit("c", Call(deadline=clock.now + 5.0))
     runner.free()
@@ -508,10 +508,7 @@ async def test_a_small_run_that_stalled_is_no_measure_of_later_ones(clock, runne
     batcher = make(runner, max_batch=16)
     batcher.learn([0.0], 100.0)
     batcher.learn([0.0] * 16, 0.2)
-    waiting = submit_all(batcher, ["a"])
-    await runner.busy.wait()
-    waiting += submit_all(batcher, ["b"])
-    await asyncio.sleep(0)
+    waiting = await one_runs_and_one_waits(batcher, runner)
     waiting += submit_all(batcher, ["c"], Call(deadline=clock.now + 1.0))
     await asyncio.sleep(0)
     runner.free()
