@@ -3,14 +3,16 @@
 A ``Batcher`` takes single items, and whenever its runner is free it hands it all that waits, up to ``max_batch`` and up
 to what fits in a bounded run time (greedy: no timer unless one is asked for). The queue is bounded, interactive items
 go before bulk ones, and bulk still gets at least one batch in eight. An item whose caller has gone or whose deadline
-has passed is dropped before it is run; one whose deadline cannot be met any more is refused when it comes.
+has passed is dropped before it is run; one whose deadline cannot be met any more is refused when it comes, or makes
+room for others when its batch would be done too late. So under overload what is run is in time, in batches as large as
+ever.
 """
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -36,9 +38,13 @@ class _Waiting(Generic[Item, Result]):
     weight: float
     since: float
 
+    @property
+    def deadline(self) -> float:
+        return math.inf if self.call.deadline is None else self.call.deadline
+
     def is_wanted(self, now: float) -> bool:
         """Whether somebody waits for it, and may get it in time."""
-        return not self.future.done() and (self.call.deadline is None or now < self.call.deadline)
+        return not self.future.done() and now < self.deadline
 
 
 class _Pace:
@@ -59,6 +65,9 @@ class _Pace:
 
 _REMEMBERED = 28
 """After so many runs of other sizes one is forgotten: what was once slow must not count for ever."""
+
+_STALLED = 2.0
+"""A run that takes so many times what those of its size took before has stalled, and says little of the next."""
 
 
 @dataclass(slots=True)
@@ -83,18 +92,19 @@ class _Runs:
     def learn(self, work: float, seconds: float) -> None:
         self._count += 1
         key = math.frexp(work)[1]
-        known = self._sizes.pop(key, _Size(work, seconds, self._count))
+        known = self._sizes.pop(key, None)
+        # Where one takes as much less, those before had stalled: they say nothing any more.
+        if known and seconds > known.seconds / _STALLED:
+            seconds = _FORGETTING * known.seconds + (1 - _FORGETTING) * min(seconds, _STALLED * known.seconds)
+            work = _FORGETTING * known.work + (1 - _FORGETTING) * work
         for other in [other for other, size in self._sizes.items() if self._count - size.last > _REMEMBERED]:
             del self._sizes[other]
-        mean = _FORGETTING * known.seconds + (1 - _FORGETTING) * seconds
-        # A run that was quick shows at once what it takes at least; one that was slow may have stalled.
-        least = min(seconds, mean)
-        self._sizes[key] = _Size(_FORGETTING * known.work + (1 - _FORGETTING) * work, least, self._count)
+        self._sizes[key] = _Size(work, seconds, self._count)
 
-    def least(self, work: float, runs: float) -> float:
-        """Seconds that so much work takes at least, in at least so many runs; 0 before the first run.
+    def seconds(self, work: float, runs: float) -> float:
+        """For so much work in so many runs, rounded up; 0 before the first run.
 
-        As long as all runs were of one size, a larger one may take no longer, and a smaller one so much less.
+        As long as all runs were of one size, a larger one is taken to take no longer, and a smaller one so much less.
         """
         if not self._sizes:
             return 0.0
@@ -162,6 +172,7 @@ class Batcher(Generic[Item, Result]):
         self._runs = _Runs()
         self._interactive: deque[_Waiting[Item, Result]] = deque()
         self._bulk: deque[_Waiting[Item, Result]] = deque()
+        self._coming: Counter[bool] = Counter()  # items that are being prepared, by whether they are bulk
         self._batches_since_bulk = 0
         self._max_workers = workers
         self._workers: set[asyncio.Task[None]] = set()
@@ -183,10 +194,10 @@ class Batcher(Generic[Item, Result]):
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The call's deadline passed before the item was run, or will before its turn comes.
+            DeadlineExceeded: The call's deadline passed before the item was run, or would before it is done.
             NotServing: The batcher is closed.
         """
-        self.check_room(call, item)
+        self._check_room(call, item)
         queue = self._bulk if call.bulk else self._interactive
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         since = telemetry.now()
@@ -200,25 +211,34 @@ class Batcher(Generic[Item, Result]):
             self._workers.add(asyncio.create_task(self._work(), name=f"batcher-{self._name}"))
         return await future
 
-    def check_room(self, call: Call, item: Item | None = None) -> None:
-        """Refuse now what ``submit`` would refuse: whoever prepares an item with much work asks before.
+    @contextmanager
+    def place(self, call: Call) -> Iterator[None]:
+        """Keep a place for an item while it is prepared with much work: who asks for one meanwhile comes after it.
 
-        Args:
-            call: Whose the item is.
-            item: ``None`` if it is not there yet; then it is taken for one that weighs 1 and overtakes none.
+        The item is taken for one that weighs 1 and overtakes none.
 
         Raises:
-            Overloaded, DeadlineExceeded, NotServing: As for ``submit``.
+            Overloaded, DeadlineExceeded, NotServing: ``submit`` would refuse it, if not now, after those that are being
+                prepared.
         """
+        self._check_room(call, None)
+        self._coming[call.bulk] += 1
+        try:
+            yield
+        finally:
+            self._coming[call.bulk] -= 1
+
+    def _check_room(self, call: Call, item: Item | None) -> None:
         if self._closed:
             raise NotServing("the server is shutting down; retry elsewhere or later")
         call.check_deadline()
-        if not call.bulk and len(self._interactive) >= self._max_queue:
+        coming = self._coming[call.bulk] if item is None else 0
+        if not call.bulk and len(self._interactive) + coming >= self._max_queue:
             self._drop_dead()
-            if len(self._interactive) >= self._max_queue:
+            if len(self._interactive) + coming >= self._max_queue:
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
         if call.deadline is not None:
-            self._check_in_time(self._bulk if call.bulk else self._interactive, call.deadline, item)
+            self._check_in_time(self._bulk if call.bulk else self._interactive, call.deadline, item, coming)
 
     def largest(self, item: Item) -> int:
         """How many items like this one go together at the measured pace; one before anything is known."""
@@ -238,22 +258,24 @@ class Batcher(Generic[Item, Result]):
         if self._workers:
             await asyncio.wait(self._workers)
 
-    def _check_in_time(self, queue: "deque[_Waiting[Item, Result]]", deadline: float, item: Item | None) -> None:
+    def _check_in_time(
+        self, queue: "deque[_Waiting[Item, Result]]", deadline: float, item: Item | None, coming: int
+    ) -> None:
         """Refuse what would only wait in vain; never the first in the queue, or a wrong pace would never be mended."""
         now = telemetry.now()
         ahead = self._ahead(queue, item, now)
         # While a batch fills up nothing is learned, and who is refused may take those along that his call sent before.
         if not ahead or (self._delay and not self._running):
             return
-        work = sum((waiting.weight for waiting in ahead), 1.0 if item is None else self._weigh(item))
-        most = len(ahead) + 1
+        work = sum((waiting.weight for waiting in ahead), coming + (1.0 if item is None else self._weigh(item)))
+        most = len(ahead) + coming + 1
         # As ``_fits`` cuts them if all may join: who is let in too easily waits until the deadline, and costs nothing.
         runs = min(most, max(most / self._max_batch, self._pace.seconds(work) / self._max_seconds))
-        left = [max(0.0, begin + self._runs.least(weight, 1) - now) for begin, weight in self._running]
+        left = [max(0.0, begin + self._runs.seconds(weight, 1) - now) for begin, weight in self._running]
         free = min(left) if len(left) >= self._max_workers else 0.0
-        if now + free + self._runs.least(work, runs) / self._max_workers > deadline:
+        if now + free + self._runs.seconds(work, runs) / self._max_workers > deadline:
             raise DeadlineExceeded(
-                f"{len(ahead)} wait for the {self._name} already, and the deadline would pass first; allow more time, "
+                f"{most - 1} wait for the {self._name} already, and the deadline would pass first; allow more time, "
                 "or retry later"
             )
 
@@ -299,30 +321,59 @@ class Batcher(Generic[Item, Result]):
         return []
 
     def _take(self, queue: "deque[_Waiting[Item, Result]]") -> list[_Waiting[Item, Result]]:
+        """Remove the next batch from the queue, and those before it that are not wanted any more."""
+        now = telemetry.now()
+        batch = self._gather(queue, now)
+        while late := self._late(batch, now):
+            others = sum(waiting.is_wanted(now) for waiting in queue) - len(batch)
+            # The last one is run, late or not, or a wrong estimate would never be mended.
+            if not others and len(batch) == 1:
+                break
+            # As many as others can replace; where there are none, one at a time, since fewer take less time.
+            for waiting in late[: max(1, others)]:
+                waiting.future.set_exception(
+                    DeadlineExceeded("the deadline would pass during the run; allow more time, or retry later")
+                )
+            batch = self._gather(queue, now)
+        length, taken = len(queue), set(batch)
+        stay: list[_Waiting[Item, Result]] = []
+        while queue and (taken or not batch):
+            waiting = queue.popleft()
+            if waiting in taken:
+                taken.remove(waiting)
+            elif self._stays(waiting):
+                stay.append(waiting)
+        queue.extendleft(reversed(stay))
+        self._length.dec(length - len(queue))
+        return batch
+
+    def _gather(self, queue: "deque[_Waiting[Item, Result]]", now: float) -> list[_Waiting[Item, Result]]:
+        """The next batch of those that are wanted."""
         batch: list[_Waiting[Item, Result]] = []
         items: list[Item] = []
-        passed_over: list[_Waiting[Item, Result]] = []
-        weight, length = 0.0, len(queue)
-        while queue and len(batch) < self._max_batch:
-            waiting = queue.popleft()
-            if not self._stays(waiting):
+        weight = 0.0
+        for waiting in queue:
+            if not waiting.is_wanted(now):
                 continue
-            if batch and not self._fits(items, weight, waiting):
-                passed_over.append(waiting)
-                if self._in_order:
-                    break
-                continue
-            batch.append(waiting)
-            items.append(waiting.item)
-            weight += waiting.weight
-        queue.extendleft(reversed(passed_over))
-        self._length.dec(length - len(queue))
+            if not batch or self._fits(items, weight, waiting):
+                batch.append(waiting)
+                items.append(waiting.item)
+                weight += waiting.weight
+            elif self._in_order:
+                break
+            if len(batch) == self._max_batch:
+                break
         return batch
 
     def _fits(self, items: Sequence[Item], weight: float, waiting: _Waiting[Item, Result]) -> bool:
         if self._may_join is not None and not self._may_join(items, waiting.item):
             return False
         return self._pace.seconds(weight + waiting.weight) <= self._max_seconds
+
+    def _late(self, batch: Sequence[_Waiting[Item, Result]], now: float) -> list[_Waiting[Item, Result]]:
+        """Those whose deadline passes before such a batch is done, the earliest first."""
+        done = now + self._runs.seconds(sum(waiting.weight for waiting in batch), 1)
+        return sorted((waiting for waiting in batch if waiting.deadline < done), key=lambda waiting: waiting.deadline)
 
     async def _fill_up(self) -> None:
         oldest = min(queue[0].since for queue in (self._interactive, self._bulk) if queue)

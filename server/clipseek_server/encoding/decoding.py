@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,7 +41,7 @@ class DecodePool:
         spec: PixelSpec,
         call: Call,
         *,
-        check_room: Callable[[], None] = lambda: None,
+        place: Callable[[], AbstractContextManager[None]] = nullcontext,
         jpeg_scale: float | None = None,
         thumbnail: Callable[[Image.Image], bytes] | None = None,
     ) -> DecodedPicture:
@@ -50,8 +51,8 @@ class DecodePool:
             data: The picture's file.
             spec: What the model takes.
             call: Whose it is.
-            check_room: Raises if what comes after decoding would refuse the picture. It is asked now and again when the
-                picture's turn comes, so that a picture that cannot be used costs nothing.
+            place: Keeps a place in what comes after decoding, or raises if there is none. It is tried now, and kept
+                from the picture's turn until it is decoded, so that a picture that cannot be used costs nothing.
             jpeg_scale: See ``decode_picture``.
             thumbnail: See ``decode_picture``.
 
@@ -61,11 +62,12 @@ class DecodePool:
             Overloaded: Too many pictures wait.
             DeadlineExceeded: The deadline passed before decoding began.
         """
-        check_room()
+        with place():
+            pass
         decode = partial(
             decode_picture, data, spec, max_pixels=self._max_pixels, jpeg_scale=jpeg_scale, thumbnail=thumbnail
         )
-        return await self._queue.submit(_Waiting(decode, check_room), call)
+        return await self._queue.submit(_Waiting(decode, place), call)
 
     async def close(self) -> None:
         """Finish what waits and end the threads."""
@@ -74,11 +76,11 @@ class DecodePool:
 
     async def _run(self, pictures: Sequence["_Waiting"]) -> list[DecodedPicture]:
         [picture] = pictures
-        picture.check_room()
-        return [await asyncio.get_running_loop().run_in_executor(self._threads, picture.decode)]
+        with picture.place():
+            return [await asyncio.get_running_loop().run_in_executor(self._threads, picture.decode)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     decode: Callable[[], DecodedPicture]
-    check_room: Callable[[], None]
+    place: Callable[[], AbstractContextManager[None]]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Generic, Self, TypeVar
@@ -169,7 +170,7 @@ class LoadedModel:
             data,
             self._manifest.space.pixels,
             call,
-            check_room=lambda: self._vision_tower.check_room(call),
+            place=lambda: self._vision_tower.place(call),
             jpeg_scale=self._manifest.jpeg_scale,
             thumbnail=self._thumbnail if thumbnail else None,
         )
@@ -179,7 +180,7 @@ class LoadedModel:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed before the run, or will before its turn comes.
+            DeadlineExceeded: The deadline passed before the run, or would before it is done.
         """
         return await self._vision_tower.submit(pixels, call)
 
@@ -188,7 +189,7 @@ class LoadedModel:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed before the run, or will before its turn comes.
+            DeadlineExceeded: The deadline passed before the run, or would before it is done.
         """
         call.check_deadline()
         known = self._text_cache.get(text)
@@ -292,8 +293,8 @@ class _Tower(Generic[Item]):
             self._run(items)
             self._batcher.learn(items, telemetry.now() - begin)
 
-    def check_room(self, call: Call) -> None:
-        self._batcher.check_room(call)
+    def place(self, call: Call) -> AbstractContextManager[None]:
+        return self._batcher.place(call)
 
     async def submit(self, item: Item, call: Call) -> Vector:
         return await self._batcher.submit(item, call)

@@ -2,6 +2,7 @@ import asyncio
 import io
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -182,12 +183,14 @@ async def test_room_is_asked_for_again_when_the_turn_comes(gate):
     await gate.until_entered(1)
     asked = []
 
-    def check_room():
+    @contextmanager
+    def place():
         asked.append(None)
         if len(asked) == 2:
             raise Overloaded("meanwhile")
+        yield
 
-    second = asyncio.ensure_future(pool.decode(png(), SPEC, Call(), check_room=check_room, thumbnail=gate))
+    second = asyncio.ensure_future(pool.decode(png(), SPEC, Call(), place=place, thumbnail=gate))
     await asyncio.sleep(0)
     assert len(asked) == 1
     gate.open.set()

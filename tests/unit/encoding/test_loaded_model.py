@@ -153,7 +153,7 @@ async def test_a_picture_that_the_tower_would_refuse_is_not_decoded(bundle, pool
 
     def run(**inputs):
         entered.set()
-        free.wait()
+        free.wait(60)
         return real(**inputs)
 
     decoded = []
@@ -165,7 +165,8 @@ async def test_a_picture_that_the_tower_would_refuse_is_not_decoded(bundle, pool
     running = asyncio.create_task(model.embed_picture(pixels, Call()))
     await asyncio.to_thread(entered.wait)
     # It would have to wait for longer than its deadline leaves, by what a run is known to take.
-    model._vision_tower._batcher.learn([pixels], 1000.0)
+    for _ in range(200):
+        model._vision_tower._batcher.learn([pixels], 1000.0)
     waiting = [asyncio.create_task(model.embed_picture(pixels, Call()))]
     await asyncio.sleep(0)
     with pytest.raises(DeadlineExceeded, match="wait for the picture tower already"):
