@@ -1159,6 +1159,28 @@ def test_what_is_clicked_while_a_stream_of_answers_arrives_late_is_answered(thre
     expect(page.get_by_role("dialog")).to_be_visible(timeout=TIMEOUT)
 
 
+_CUT = """data: {"msg":"estimation","event_id":"of nobody","rank":0,"queue_size":1}\n\ndata: {"msg":"pro"""
+
+
+@pytest.mark.parametrize(
+    "losing",
+    [
+        lambda route: route.abort(),
+        lambda route: route.fulfill(status=502, body="Bad gateway"),
+        lambda route: route.fulfill(content_type="text/event-stream", body=_CUT),
+    ],
+    ids=["refused", "bad gateway", "cut"],
+)
+def test_a_page_that_lost_a_stream_of_answers_says_so_and_is_loaded_again(three, losing):
+    _, page = three
+    page.route("**/queue/data*", losing, times=1)
+    with page.expect_event("load", timeout=TIMEOUT):
+        page.locator("#search").click()
+        expect(page.locator(".toast-body")).to_contain_text("Connection to the server was lost", timeout=TIMEOUT)
+    press(page, ENGLISH.show, "a")
+    expect(page.get_by_role("dialog")).to_be_visible(timeout=TIMEOUT)
+
+
 def test_every_deletion_that_was_confirmed_is_done(three):
     server, page = three
     server.gated = frozenset({"ListImages"})

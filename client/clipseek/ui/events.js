@@ -1,16 +1,21 @@
 // Gradio's script (6.31) opens a stream of answers when an event has been taken and none is open, and closes it when the
-// server says that nothing is pending any more. Of an event that is taken between the server's saying so and the script's
-// reading it the answer would come when another event opens a stream, if ever. So the script is told that an event has
-// been taken only when a stream had something of it, or none is open any more.
+// server says that nothing is pending any more. Two things go wrong there:
+//
+// - Of an event that is taken between the server's saying so and the script's reading it the answer would come when another
+//   event opens a stream, if ever. So the script is told that an event has been taken only when a stream had something of
+//   it, or none is open any more.
+// - A stream that breaks off stays open for the script, and nothing is answered ever after. So the script is told of each
+//   that is lost as it tells itself of some: it says that the connection was lost, and loads the page again.
 (() => {
   const real = window.fetch.bind(window);
-  const heard = new Set(); // the events that a stream had something of
+  const LOST = [{ msg: "broken_connection", message: "Connection errored out." }, { msg: "close_stream" }];
   let open = null;
 
   class Stream {
+    heard = new Set(); // the events that it had something of
     waiting = [];
-    said = false;
-    lost = false;
+    text = "";
+    decoder = new TextDecoder();
 
     /** Let those look again who wait for something of the stream. */
     changed() {
@@ -22,26 +27,29 @@
       this.changed();
     }
 
-    lose() {
-      this.lost = open === this;
-      this.end();
+    hear(bytes) {
+      const lines = (this.text + this.decoder.decode(bytes, { stream: true })).split("\n");
+      this.text = lines.pop();
+      for (const line of lines) if (line.startsWith("data:")) this.heard.add(JSON.parse(line.slice(5)).event_id);
+      this.changed();
     }
 
-    async read(body) {
-      const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let text = "", part = await reader.read(); !part.done; part = await reader.read()) {
-        const lines = (text + part.value).split("\n");
-        text = lines.pop();
-        for (const line of lines) if (line.startsWith("data:")) this.take(JSON.parse(line.slice(5)));
-        this.changed();
-      }
-      // Otherwise the script ends it, when it has read as much.
-      if (!this.said) this.lose();
-    }
-
-    take({ msg, event_id }) {
-      heard.add(event_id);
-      this.said ||= msg === "close_stream";
+    /** What the script reads: it ends the stream when it reads that it is closed. */
+    body(reader) {
+      const lost = LOST.map((message) => `\n\ndata: ${JSON.stringify(message)}\n\n`).join("");
+      return new ReadableStream({
+        pull: async (script) => {
+          const { value } = (await reader?.read().catch(() => null)) ?? {};
+          if (value) {
+            script.enqueue(value);
+            this.hear(value);
+          } else {
+            script.enqueue(new TextEncoder().encode(lost));
+            script.close();
+          }
+        },
+        cancel: (reason) => reader?.cancel(reason),
+      });
     }
   }
 
@@ -49,17 +57,8 @@
     // The script takes it for open from now on.
     const stream = (open = new Stream());
     (request.signal ?? options?.signal)?.addEventListener("abort", () => stream.end());
-    try {
-      const answer = await real(request, options);
-      if (!answer.ok) throw answer;
-      const [given, read] = answer.body.tee();
-      stream.read(read).catch(() => stream.lose());
-      return new Response(given, answer);
-    } catch (failure) {
-      stream.lose();
-      if (failure instanceof Response) return failure;
-      throw failure;
-    }
+    const answer = await real(request, options).catch(() => null);
+    return new Response(stream.body(answer?.ok ? answer.body.getReader() : null));
   }
 
   async function taken(answer) {
@@ -67,12 +66,7 @@
       .clone()
       .json()
       .catch(() => ({}));
-    while (event_id && open && !heard.has(event_id)) {
-      const stream = open;
-      await new Promise((look) => stream.waiting.push(look));
-      // The script has been told of it, and opens no other one.
-      if (stream.lost) throw new TypeError("the stream of answers was lost");
-    }
+    while (event_id && open && !open.heard.has(event_id)) await new Promise((look) => open.waiting.push(look));
     return answer;
   }
 
