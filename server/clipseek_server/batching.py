@@ -4,8 +4,8 @@ A ``Batcher`` takes single items, and whenever its runner is free it hands it al
 to what fits in a bounded run time (greedy: no timer unless one is asked for). The queue is bounded, interactive items
 go before bulk ones, and bulk still gets at least one batch in eight. An item whose caller has gone or whose deadline
 has passed is dropped before it is run; one whose deadline cannot be met any more is refused when it comes, or makes
-room for others when its batch would be done too late. So under overload what is run is in time, in batches as large as
-ever.
+room for others when its batch would be done too late. So under overload nearly all that is run is in time, in batches
+as large as ever, if runs of one size take about as long.
 """
 
 import asyncio
@@ -322,20 +322,24 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self, queue: "deque[_Waiting[Item, Result]]") -> list[_Waiting[Item, Result]]:
         """Remove the next batch from the queue, and those before it that are not wanted any more."""
-        now = telemetry.now()
+        now, length = telemetry.now(), len(queue)
         batch = self._gather(queue, now)
-        while late := self._late(batch, now):
-            others = sum(waiting.is_wanted(now) for waiting in queue) - len(batch)
-            # The last one is run, late or not, or a wrong estimate would never be mended.
-            if not others and len(batch) == 1:
-                break
+        late = self._late(batch, now)
+        wanted = sum(waiting.is_wanted(now) for waiting in queue) if late else 0
+        # The last one is run, late or not, or a wrong estimate would never be mended.
+        while late and wanted > 1:
             # As many as others can replace; where there are none, one at a time, since fewer take less time.
-            for waiting in late[: max(1, others)]:
+            dropped = late[: max(1, wanted - len(batch))]
+            for waiting in dropped:
                 waiting.future.set_exception(
                     DeadlineExceeded("the deadline would pass during the run; allow more time, or retry later")
                 )
+            wanted -= len(dropped)
+            while not self._stays(queue[0]):  # or a long queue would be gone through again and again
+                queue.popleft()
             batch = self._gather(queue, now)
-        length, taken = len(queue), set(batch)
+            late = self._late(batch, now)
+        taken = set(batch)
         stay: list[_Waiting[Item, Result]] = []
         while queue and (taken or not batch):
             waiting = queue.popleft()

@@ -1181,6 +1181,23 @@ def test_a_page_that_lost_a_stream_of_answers_says_so_and_is_loaded_again(three,
     expect(page.get_by_role("dialog")).to_be_visible(timeout=TIMEOUT)
 
 
+def test_a_page_that_lost_the_answer_while_pictures_are_stored_is_loaded_again_without_a_question(
+    small, visit, pictures
+):
+    server, url = small
+    server.gated = frozenset({"BulkInsert.batch"})
+    page = visit(url=url, into="default")
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    questions = []
+    page.on("dialog", lambda question: (questions.append(question.type), question.accept()))
+    page.route("**/queue/data*", lambda route: route.fulfill(content_type="text/event-stream", body=_CUT), times=1)
+    with page.expect_event("load", timeout=TIMEOUT):
+        page.locator("#files input[type=file]").set_input_files(pictures)
+    server.gate.set()
+    assert questions == []
+    expect(page.get_by_role("tab", name=ENGLISH.tab_search)).to_be_visible(timeout=TIMEOUT)
+
+
 def test_every_deletion_that_was_confirmed_is_done(three):
     server, page = three
     server.gated = frozenset({"ListImages"})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import virtual_time
-from clipseek_server import telemetry
+from clipseek_server import batching, metrics, telemetry
 from clipseek_server.batching import BULK_TURN, Batcher
 from clipseek_server.errors import DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
@@ -408,6 +408,8 @@ async def test_what_is_being_prepared_comes_before_what_asks_for_a_place_later(c
     with batcher.place(Call(deadline=deadline)):
         with pytest.raises(DeadlineExceeded, match="2 wait for the test"), batcher.place(Call(deadline=deadline)):
             pass
+        waiting += submit_all(batcher, ["bulk"], Call(bulk=True))
+        await asyncio.sleep(0)
         with batcher.place(Call(deadline=deadline, bulk=True)):
             pass
         waiting += submit_all(batcher, ["c"], Call(deadline=deadline))
@@ -417,7 +419,7 @@ async def test_what_is_being_prepared_comes_before_what_asks_for_a_place_later(c
     with batcher.place(Call()):
         pass
     runner.free()
-    assert await asyncio.gather(*waiting) == ["ran a", "ran b", "ran c"]
+    assert await asyncio.gather(*waiting) == ["ran a", "ran b", "ran bulk", "ran c"]
 
 
 async def test_the_worker_that_is_free_first_runs_what_comes_next(clock, runner):
@@ -590,6 +592,22 @@ async def test_where_no_others_wait_only_as_many_are_dropped_as_make_the_rest_la
     assert [isinstance(result, DeadlineExceeded) for result in results] == [False, False, True, False, False, False]
 
 
+async def test_no_more_are_dropped_than_make_the_others_late(clock, runner):
+    batcher = make(runner, max_batch=4)
+    for count in (1, 4):
+        batcher.learn(range(count), float(count))
+    running = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    waiting = []
+    for item, seconds in {"b": 1.5, "c": 1.5, "d": 1.5, "e": 3.5, "f": 3.7, "g": 20.0, "h": 20.0}.items():
+        waiting += submit_all(batcher, [item], Call(deadline=clock.now + 10.0 + seconds))
+    await asyncio.sleep(0)
+    clock.now += 10.0
+    runner.free()
+    await asyncio.gather(*running, *waiting, return_exceptions=True)
+    assert runner.batches == [["a"], ["f", "g", "h"]]
+
+
 async def test_one_that_would_be_late_alone_makes_room_too(clock, runner):
     batcher = make(runner, max_batch=1)
     batcher.learn(["a"], 10.0)
@@ -604,6 +622,29 @@ async def test_one_that_would_be_late_alone_makes_room_too(clock, runner):
     assert runner.batches == [["a"], ["c"]]
     with pytest.raises(DeadlineExceeded, match="during the run"):
         await late[0]
+
+
+async def test_a_long_queue_of_late_ones_is_gone_through_once(clock, runner, monkeypatch):
+    asked, is_wanted = 0, batching._Waiting.is_wanted
+
+    def count(waiting, now) -> bool:
+        nonlocal asked
+        asked += 1
+        return is_wanted(waiting, now)
+
+    batcher = make(runner, max_batch=128, max_queue=4096, may_join=lambda *_: False)
+    running = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    late = submit_all(batcher, range(1000), Call(deadline=clock.now + 11.0))
+    last = submit_all(batcher, ["last"])
+    await asyncio.sleep(0)
+    clock.now += 10.0  # "a" takes as long
+    monkeypatch.setattr(batching._Waiting, "is_wanted", count)
+    runner.free()
+    assert await asyncio.gather(*running, *last) == ["ran a", "ran last"]
+    assert runner.batches == [["a"], ["last"]]
+    assert all(isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*late, return_exceptions=True))
+    assert asked < 4 * 1001
 
 
 async def test_the_last_one_is_run_though_it_would_be_late(clock, runner):
@@ -732,7 +773,7 @@ async def test_one_run_that_stalled_does_not_keep_others_out(clock):
     await asyncio.gather(*submit_all(batcher, range(64)))
     seconds = 0.2
     for _ in range(3):
-        assert await late_of_a_burst(batcher, 64, 1.0) == []
+        assert await late_of_a_burst(batcher, 64, 0.5) == []
 
 
 async def test_others_may_overtake_what_does_not_fit_where_order_is_no_matter(runner):
@@ -785,7 +826,12 @@ class BatcherMachine(RuleBasedStateMachine):
         self.calls: dict[int, Call] = {}
         self.cancelled: set[int] = set()
         self.failed: set[int] = set()
+        self.length = self.queue_length()
         self.batcher: Batcher[int, int] = self.loop.run_until_complete(self.make())
+
+    @staticmethod
+    def queue_length() -> float:
+        return metrics.QUEUE_LENGTH.labels("test")._value.get()
 
     async def make(self) -> Batcher[int, int]:
         return Batcher(
@@ -818,10 +864,10 @@ class BatcherMachine(RuleBasedStateMachine):
 
         self.loop.run_until_complete(turns())
 
-    @rule(bulk=st.booleans())
-    def submit(self, bulk: bool) -> None:
+    @rule(bulk=st.booleans(), hurry=st.booleans())
+    def submit(self, bulk: bool, hurry: bool) -> None:
         number = len(self.tasks)
-        self.calls[number] = Call(bulk=bulk)
+        self.calls[number] = Call(bulk=bulk, deadline=telemetry.now() + 1000.0 if hurry else None)
         self.tasks[number] = self.loop.create_task(self.batcher.submit(number, self.calls[number]))
         self.turn()
 
@@ -838,6 +884,10 @@ class BatcherMachine(RuleBasedStateMachine):
     def expire(self, data) -> None:
         number = data.draw(st.sampled_from(sorted(self.tasks)))
         self.calls[number].deadline = 0.0
+
+    @rule(items=st.integers(1, 3))
+    def expect_runs_to_be_slow(self, items: int) -> None:
+        self.batcher.learn([0] * items, 1e6)
 
     @precondition(lambda self: self.permits)
     @rule(well=st.booleans())
@@ -889,6 +939,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 assert number not in ran
                 assert isinstance(task.exception(), DeadlineExceeded | Overloaded)
         assert self.batcher.waiting == 0
+        assert self.queue_length() == self.length
         self.loop.close()
 
 

@@ -14,6 +14,7 @@
   class Stream {
     heard = new Set(); // the events that it had something of
     waiting = [];
+    closed = false; // by the server, or by the script
     text = "";
     decoder = new TextDecoder();
 
@@ -23,6 +24,7 @@
     }
 
     end() {
+      this.closed = true;
       if (open === this) open = null;
       this.changed();
     }
@@ -30,8 +32,13 @@
     hear(bytes) {
       const lines = (this.text + this.decoder.decode(bytes, { stream: true })).split("\n");
       this.text = lines.pop();
-      for (const line of lines) if (line.startsWith("data:")) this.heard.add(JSON.parse(line.slice(5)).event_id);
+      for (const line of lines) if (line.startsWith("data:")) this.take(JSON.parse(line.slice(5)));
       this.changed();
+    }
+
+    take({ msg, event_id }) {
+      this.heard.add(event_id);
+      this.closed ||= msg === "close_stream";
     }
 
     /** What the script reads: it ends the stream when it reads that it is closed. */
@@ -39,12 +46,16 @@
       const lost = LOST.map((message) => `\n\ndata: ${JSON.stringify(message)}\n\n`).join("");
       return new ReadableStream({
         pull: async (script) => {
-          const { value } = (await reader?.read().catch(() => null)) ?? {};
-          if (value) {
-            script.enqueue(value);
+          try {
+            const { value } = await reader.read();
+            if (!value) throw new Error("it has ended");
             this.hear(value);
-          } else {
-            script.enqueue(new TextEncoder().encode(lost));
+            script.enqueue(value);
+          } catch {
+            if (!this.closed) {
+              script.enqueue(new TextEncoder().encode(lost));
+              document.dispatchEvent(new Event("lost"));
+            }
             script.close();
           }
         },

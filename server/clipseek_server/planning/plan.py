@@ -290,15 +290,19 @@ class _Draft:
     def cost(self) -> Iterator[Line]:
         w = self.wishes
         once = self.import_core_hours * w.core_hour
-        server = w.server_cores * w.core_hour + math.ceil(self.server_bytes / 1e9) * w.gb_hour
-        servers = self.servers * server * HOURS_OF_A_MONTH
+        server_gb = math.ceil(self.server_bytes / 1e9)
+        servers = self.servers * (w.server_cores * w.core_hour + server_gb * w.gb_hour) * HOURS_OF_A_MONTH
         nodes = self.nodes * (w.node_cores * w.core_hour + w.node_gb * w.gb_hour) * HOURS_OF_A_MONTH
         storage = sum(line.value for line in self.storage()) / 1e9 * w.gb_month
-        per_hour = f"{w.core_hour:g} a core-hour, {w.gb_hour:g} a GB-hour of memory, {HOURS_OF_A_MONTH} hours"
+
+        def rent(machines: int, cores: float, gb: float) -> str:
+            hourly = f"{cores:g} cores · {w.core_hour:g} + {gb:g} GB · {w.gb_hour:g}"
+            return f"{machines} · ({hourly}) an hour · {HOURS_OF_A_MONTH} hours"
+
         yield Line("cost_import", "the first import, once", once, "", f"{w.core_hour:g} a core-hour")
-        yield Line("cost_servers", "servers, a month", servers, "", per_hour)
+        yield Line("cost_servers", "servers, a month", servers, "", rent(self.servers, w.server_cores, server_gb))
         if self.nodes:
-            yield Line("cost_milvus", "Milvus' nodes, a month", nodes, "", "the same")
+            yield Line("cost_milvus", "Milvus' nodes, a month", nodes, "", rent(self.nodes, w.node_cores, w.node_gb))
         yield Line("cost_storage", "storage, a month", storage, "", f"{w.gb_month:g} a GB-month")
         yield Line("cost_month", "together, a month", servers + nodes + storage, "", "sum")
 

@@ -200,6 +200,26 @@ async def test_room_is_asked_for_again_when_the_turn_comes(gate):
     await pool.close()
 
 
+async def test_a_place_is_kept_while_a_picture_is_decoded(gate):
+    pool = DecodePool(1, max_pixels=1000, max_queue=5)
+    kept = 0
+
+    @contextmanager
+    def place():
+        nonlocal kept
+        kept += 1
+        yield
+        kept -= 1
+
+    decoding = asyncio.ensure_future(pool.decode(png(), SPEC, Call(), place=place, thumbnail=gate))
+    await gate.until_entered(1)
+    assert kept == 1
+    gate.open.set()
+    await decoding
+    assert kept == 0
+    await pool.close()
+
+
 async def test_closing_finishes_what_waits(gate):
     pool = DecodePool(1, max_pixels=1000, max_queue=5)
     tasks = [start(pool, gate, shade) for shade in (1, 2, 3)]
