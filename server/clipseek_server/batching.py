@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from clipseek_server import metrics, telemetry
-from clipseek_server.errors import ClipseekError, DeadlineExceeded, NotServing, Overloaded
+from clipseek_server.errors import DeadlineExceeded, NotServing, Overloaded
 from clipseek_server.telemetry import Call, Stage
 
 Item = TypeVar("Item")
@@ -292,21 +292,19 @@ class Batcher(Generic[Item, Result]):
         return [waiting for at, waiting in enumerate(ahead) if at < first or likes[at]]
 
     def _drop_dead(self) -> None:
-        alive = [waiting for waiting in self._interactive if self._stays(waiting)]
+        now = telemetry.now()
+        alive = [waiting for waiting in self._interactive if self._stays(waiting, now)]
         self._length.dec(len(self._interactive) - len(alive))
         self._interactive.clear()
         self._interactive.extend(alive)
 
     @staticmethod
-    def _stays(waiting: _Waiting[Item, Result]) -> bool:
-        """Whether an item is still wanted and in time; one that is not leaves the queue."""
+    def _stays(waiting: _Waiting[Item, Result], now: float) -> bool:
+        """Whether an item is still wanted; one that is not leaves the queue."""
+        if waiting.is_wanted(now):
+            return True
         if not waiting.future.done():
-            try:
-                waiting.call.check_deadline()
-            except ClipseekError as error:
-                waiting.future.set_exception(error)
-            else:
-                return True
+            waiting.future.set_exception(DeadlineExceeded("the deadline passed before its turn came; allow more time"))
         waiting.call.stages.leave(Stage.QUEUE, telemetry.now())
         return False
 
@@ -335,7 +333,7 @@ class Batcher(Generic[Item, Result]):
                     DeadlineExceeded("the deadline would pass during the run; allow more time, or retry later")
                 )
             wanted -= len(dropped)
-            while not self._stays(queue[0]):  # or a long queue would be gone through again and again
+            while not self._stays(queue[0], now):  # or a long queue would be gone through again and again
                 queue.popleft()
             batch = self._gather(queue, now)
             late = self._late(batch, now)
@@ -345,7 +343,7 @@ class Batcher(Generic[Item, Result]):
             waiting = queue.popleft()
             if waiting in taken:
                 taken.remove(waiting)
-            elif self._stays(waiting):
+            elif self._stays(waiting, now):
                 stay.append(waiting)
         queue.extendleft(reversed(stay))
         self._length.dec(length - len(queue))

@@ -1269,6 +1269,23 @@ def test_who_leaves_while_pictures_are_added_is_asked_first(visit, pictures):
     assert page.evaluate(_WHO_LEAVES_IS_ASKED)
 
 
+def test_who_stays_while_pictures_are_stored_sees_what_became_of_them(small, visit, pictures):
+    server, url = small
+    server.gated = frozenset({"BulkInsert.batch"})
+    page = visit(url=url, into="default")
+    page.get_by_role("tab", name=ENGLISH.tab_add).click()
+    page.locator("#files input[type=file]").set_input_files(pictures)
+    expect(page.locator("#outcome progress")).to_be_visible(timeout=TIMEOUT)
+    with page.expect_event("dialog", timeout=TIMEOUT) as question:
+        page.evaluate("setTimeout(() => location.reload())")
+    question.value.dismiss()
+    server.gate.set()
+    expect(page.locator("#outcome")).to_contain_text(ENGLISH.outcomes["created"].format(count=4), timeout=TIMEOUT)
+    page.get_by_role("tab", name=ENGLISH.tab_search).click()
+    page.locator("#search").click()
+    expect(cards(page).first).to_be_visible(timeout=TIMEOUT)
+
+
 _ONE_BUG = """
 from clipseek import Client
 insert_stream = Client.insert_stream

@@ -644,7 +644,30 @@ async def test_a_long_queue_of_late_ones_is_gone_through_once(clock, runner, mon
     assert await asyncio.gather(*running, *last) == ["ran a", "ran last"]
     assert runner.batches == [["a"], ["last"]]
     assert all(isinstance(each, DeadlineExceeded) for each in await asyncio.gather(*late, return_exceptions=True))
-    assert asked < 4 * 1001
+    assert asked < 10 * 1001
+
+
+async def test_a_deadline_may_pass_while_a_batch_is_formed(clock, runner, monkeypatch):
+    late = Batcher._late
+
+    def slow(batcher, batch, now):
+        clock.now += 1.0
+        return late(batcher, batch, now)
+
+    batcher = make(runner, max_batch=2)
+    running = submit_all(batcher, ["a"])
+    await runner.busy.wait()
+    interactive = submit_all(batcher, "bcde", Call(deadline=clock.now + 10.5))
+    bulk = submit_all(batcher, ["f"], Call(bulk=True))
+    await asyncio.sleep(0)
+    clock.now += 10.0  # "a" takes as long
+    monkeypatch.setattr(Batcher, "_late", slow)
+    runner.free()
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*running, *bulk, *interactive, return_exceptions=True)
+    assert results[:2] == ["ran a", "ran f"]
+    assert [isinstance(result, DeadlineExceeded) for result in results[2:]] == [True, True, True, False]
+    assert batcher.waiting == 0
 
 
 async def test_the_last_one_is_run_though_it_would_be_late(clock, runner):

@@ -1,11 +1,10 @@
 // The pictures to add. One by one: one that does not arrive does not take the others with it.
 const chooser = () => element.querySelector("input");
 const busy = () => !chooser() || chooser().disabled;
-// Who leaves now leaves half of them behind. After a loss of connection Gradio loads the page again, but tries it once only.
-const ask = (event) => {
+// Who leaves now leaves half of them behind.
+document.addEventListener("leaving", (event) => {
   if (busy()) event.preventDefault();
-};
-document.addEventListener("lost", () => removeEventListener("beforeunload", ask));
+});
 
 const take = async (files) => {
   if (busy()) return;
@@ -14,7 +13,6 @@ const take = async (files) => {
   const say = (detail) => document.dispatchEvent(new CustomEvent("outcome", { detail }));
   const sent = [];
   chooser().disabled = true;
-  addEventListener("beforeunload", ask);
   hint(later);
   for (const file of files) {
     say(sending.replace("{done}", sent.length).replace("{total}", files.length));

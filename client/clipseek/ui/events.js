@@ -8,8 +8,11 @@
 //   that is lost as it tells itself of some: it says that the connection was lost, and loads the page again.
 (() => {
   const real = window.fetch.bind(window);
-  const LOST = [{ msg: "broken_connection", message: "Connection errored out." }, { msg: "close_stream" }];
+  const LOST = [{ msg: "broken_connection", message: "Connection errored out." }, { msg: "close_stream" }]
+    .map((message) => `\n\ndata: ${JSON.stringify(message)}\n\n`)
+    .join("");
   let open = null;
+  let lost = false;
 
   class Stream {
     heard = new Set(); // the events that it had something of
@@ -43,7 +46,6 @@
 
     /** What the script reads: it ends the stream when it reads that it is closed. */
     body(reader) {
-      const lost = LOST.map((message) => `\n\ndata: ${JSON.stringify(message)}\n\n`).join("");
       return new ReadableStream({
         pull: async (script) => {
           try {
@@ -53,8 +55,8 @@
             script.enqueue(value);
           } catch {
             if (!this.closed) {
-              script.enqueue(new TextEncoder().encode(lost));
-              document.dispatchEvent(new Event("lost"));
+              lost = true;
+              script.enqueue(new TextEncoder().encode(LOST));
             }
             script.close();
           }
@@ -63,6 +65,16 @@
       });
     }
   }
+
+  // Gradio loads the page again once only, so nobody is asked then.
+  addEventListener("beforeunload", (event) => {
+    if (!lost && !document.dispatchEvent(new Event("leaving", { cancelable: true }))) event.preventDefault();
+  });
+  // It also ends its streams before anybody is asked, and who stays would never be answered; who leaves ends them anyway.
+  const abort = AbortController.prototype.abort;
+  AbortController.prototype.abort = function (...reason) {
+    if (window.event?.type !== "beforeunload") abort.apply(this, reason);
+  };
 
   async function follow(request, options) {
     // The script takes it for open from now on.
