@@ -552,6 +552,7 @@ def test_the_page_speaks_one_language_only_whatever_the_browser_speaks(visit, st
         expect(cards(page)).to_have_count(4)
         page.get_by_role("button", name=words.options).click()
         expect(page.get_by_role("spinbutton", name=re.compile(words.top_k))).to_be_visible()
+        expect(page.get_by_role("listbox")).to_have_count(0)  # the list of collections takes a while to close
         shown = [page.locator("body").aria_snapshot()]
         page.get_by_role("tab", name=words.tab_add).click()
         expect(page.locator("#files")).to_be_visible()
