@@ -215,7 +215,8 @@ class Search(search_service_pb2_grpc.SearchServiceServicer):
         finally:
             with self.lock:
                 self.streams -= 1
-        self.finished = True
+        # A client that goes away may look like one that has sent all.
+        self.finished = context.is_active()
 
     def _answers(self, request_iterator, context):
         held = []
