@@ -198,7 +198,7 @@ class Batcher(Generic[Item, Result]):
             NotServing: The batcher is closed.
         """
         self._check_room(call, item)
-        queue = self._bulk if call.bulk else self._interactive
+        queue = self._queue(call)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         since = telemetry.now()
         queue.append(_Waiting(item, call, future, self._weigh(item), since))
@@ -228,6 +228,9 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._coming[call.bulk] -= 1
 
+    def _queue(self, call: Call) -> "deque[_Waiting[Item, Result]]":
+        return self._bulk if call.bulk else self._interactive
+
     def _check_room(self, call: Call, item: Item | None) -> None:
         if self._closed:
             raise NotServing("the server is shutting down; retry elsewhere or later")
@@ -238,7 +241,7 @@ class Batcher(Generic[Item, Result]):
             if len(self._interactive) + coming >= self._max_queue:
                 raise Overloaded(f"the {self._name} queue is full ({self._max_queue} wait); retry later")
         if call.deadline is not None:
-            self._check_in_time(self._bulk if call.bulk else self._interactive, call.deadline, item, coming)
+            self._check_in_time(self._queue(call), call.deadline, item, coming)
 
     def largest(self, item: Item) -> int:
         """How many items like this one go together at the measured pace; one before anything is known."""

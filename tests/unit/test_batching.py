@@ -51,10 +51,16 @@ def submit_all(batcher, items, call=None) -> list[asyncio.Task[str]]:
     return [asyncio.create_task(batcher.submit(item, call or Call())) for item in items]
 
 
-async def one_runs_and_one_waits(batcher, runner) -> list[asyncio.Task[str]]:
-    """Of "a" and "b"; the latter is the first in the queue."""
+async def one_runs(batcher, runner) -> list[asyncio.Task[str]]:
+    """Of "a", until the runner is let go on."""
     running = submit_all(batcher, ["a"])
     await runner.busy.wait()
+    return running
+
+
+async def one_runs_and_one_waits(batcher, runner) -> list[asyncio.Task[str]]:
+    """Of "a" and "b"; the latter is the first in the queue."""
+    running = await one_runs(batcher, runner)
     waiting = submit_all(batcher, ["b"])
     await asyncio.sleep(0)
     return running + waiting
@@ -73,8 +79,7 @@ async def test_what_waits_becomes_one_batch_in_order(runner):
 
 async def test_a_full_queue_refuses_interactive_items_and_takes_bulk_ones(runner):
     batcher = make(runner, max_queue=2)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     waiting = submit_all(batcher, ["b", "c"])
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
@@ -86,8 +91,7 @@ async def test_a_full_queue_refuses_interactive_items_and_takes_bulk_ones(runner
 
 async def test_an_item_whose_caller_has_gone_makes_room_and_is_not_run(runner):
     batcher = make(runner, max_queue=1)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     gone = submit_all(batcher, ["b"])[0]
     await asyncio.sleep(0)
     gone.cancel()
@@ -102,8 +106,7 @@ async def test_an_expired_item_is_refused_at_once_or_dropped_before_its_run(runn
     batcher = make(runner)
     with pytest.raises(DeadlineExceeded):
         await batcher.submit("late", Call(deadline=time.monotonic() - 1))
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     call = Call(deadline=time.monotonic() + 1000)
     expiring = submit_all(batcher, ["b"], call)
     await asyncio.sleep(0)
@@ -132,8 +135,7 @@ async def test_interactive_goes_first_and_bulk_gets_one_batch_in_eight(runner):
 
 async def test_the_classes_never_share_a_batch(runner):
     batcher = make(runner)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     rest = submit_all(batcher, ["b"]) + submit_all(batcher, ["c", "d"], Call(bulk=True)) + submit_all(batcher, ["e"])
     await asyncio.sleep(0)
     runner.free()
@@ -143,8 +145,7 @@ async def test_the_classes_never_share_a_batch(runner):
 
 async def test_one_that_may_not_join_is_first_in_the_next_batch(runner):
     batcher = make(runner, may_join=lambda batch, item: item not in batch)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     rest = submit_all(batcher, ["b", "c", "b", "d"])
     await asyncio.sleep(0)
     runner.free()
@@ -314,8 +315,7 @@ async def test_the_pace_follows_the_machine(clock):
 
 async def test_what_cannot_be_in_time_is_refused_at_once(clock, runner):
     batcher = make(runner, max_batch=1, max_queue=100)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     clock.now += 10.0  # "a" takes ten seconds
     runner.free(1)
     await running[0]
@@ -339,8 +339,7 @@ async def test_what_cannot_be_in_time_is_refused_at_once(clock, runner):
 async def test_what_is_dead_is_not_waited_for(clock, runner):
     batcher = make(runner, max_batch=1, max_queue=100)
     batcher.learn(["a"], 1.0)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     gone = submit_all(batcher, range(20))
     late = submit_all(batcher, "bcde", Call(deadline=clock.now + 0.9))
     await asyncio.sleep(0)
@@ -388,8 +387,7 @@ async def test_few_are_not_taken_for_as_slow_as_many(clock, runner):
 async def test_a_run_of_another_worker_keeps_nobody_waiting_while_one_is_free(clock, runner):
     batcher = make(runner, max_batch=1, workers=2)
     batcher.learn(["a"], 10.0)
-    waiting = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    waiting = await one_runs(batcher, runner)
     waiting += submit_all(batcher, ["b", "c"], Call(deadline=clock.now + 11.0))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -425,8 +423,7 @@ async def test_what_is_being_prepared_comes_before_what_asks_for_a_place_later(c
 async def test_the_worker_that_is_free_first_runs_what_comes_next(clock, runner):
     batcher = make(runner, max_batch=1, workers=2)
     batcher.learn(["a"], 10.0)
-    waiting = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    waiting = await one_runs(batcher, runner)
     clock.now += 9.0
     waiting += submit_all(batcher, ["b", "c"])
     await asyncio.sleep(0)
@@ -563,8 +560,7 @@ async def test_who_would_be_late_in_its_batch_makes_room_for_others(clock, runne
     batcher = make(runner, max_batch=4)
     for count in (1, 4):
         batcher.learn(range(count), float(count))
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     late = submit_all(batcher, ["b", "c"], Call(deadline=clock.now + 3.5))
     waiting = submit_all(batcher, "defghi")
     await asyncio.sleep(0)
@@ -580,8 +576,7 @@ async def test_where_no_others_wait_only_as_many_are_dropped_as_make_the_rest_la
     batcher = make(runner, max_batch=8)
     for count in (1, 8):
         batcher.learn(range(count), float(count))
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     waiting = []
     for item, seconds in {"b": 4.5, "c": 4.3, "d": 4.5, "e": 20.0, "f": 20.0}.items():
         waiting += submit_all(batcher, [item], Call(deadline=clock.now + seconds))
@@ -596,8 +591,7 @@ async def test_no_more_are_dropped_than_make_the_others_late(clock, runner):
     batcher = make(runner, max_batch=4)
     for count in (1, 4):
         batcher.learn(range(count), float(count))
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     waiting = []
     for item, seconds in {"b": 1.5, "c": 1.5, "d": 1.5, "e": 3.5, "f": 3.7, "g": 20.0, "h": 20.0}.items():
         waiting += submit_all(batcher, [item], Call(deadline=clock.now + 10.0 + seconds))
@@ -611,8 +605,7 @@ async def test_no_more_are_dropped_than_make_the_others_late(clock, runner):
 async def test_one_that_would_be_late_alone_makes_room_too(clock, runner):
     batcher = make(runner, max_batch=1)
     batcher.learn(["a"], 10.0)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     late = submit_all(batcher, ["b"], Call(deadline=clock.now + 19.0))
     waiting = submit_all(batcher, ["c"])
     await asyncio.sleep(0)
@@ -633,8 +626,7 @@ async def test_a_long_queue_of_late_ones_is_gone_through_once(clock, runner, mon
         return is_wanted(waiting, now)
 
     batcher = make(runner, max_batch=128, max_queue=4096, may_join=lambda *_: False)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     late = submit_all(batcher, range(1000), Call(deadline=clock.now + 11.0))
     last = submit_all(batcher, ["last"])
     await asyncio.sleep(0)
@@ -655,8 +647,7 @@ async def test_a_deadline_may_pass_while_a_batch_is_formed(clock, runner, monkey
         return late(batcher, batch, now)
 
     batcher = make(runner, max_batch=2)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     interactive = submit_all(batcher, "bcde", Call(deadline=clock.now + 10.5))
     bulk = submit_all(batcher, ["f"], Call(bulk=True))
     await asyncio.sleep(0)
@@ -674,8 +665,7 @@ async def test_the_last_one_is_run_though_it_would_be_late(clock, runner):
     """Otherwise an estimate that is wrong would never be mended. Who has gone does not count."""
     batcher = make(runner, max_batch=2)
     batcher.learn(["a"], 1000.0)
-    running = submit_all(batcher, ["a"])
-    await runner.busy.wait()
+    running = await one_runs(batcher, runner)
     waiting = submit_all(batcher, ["b"], Call(deadline=clock.now + 1500.0))
     gone = submit_all(batcher, "cd")
     await asyncio.sleep(0)
